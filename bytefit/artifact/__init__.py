@@ -1,0 +1,1 @@
+"""Codes, config and tokenizer to one file, and back."""

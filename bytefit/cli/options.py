@@ -1,0 +1,81 @@
+"""Options that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bytefit.config import replace_at
+from bytefit.errors import UserError
+from bytefit.recipes import find_recipe
+from bytefit.recipes.recipe import Recipe
+
+Verbs = Any  # argparse's sub-parsers object, whose class is private
+
+
+def add_verb(verbs: Verbs, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
+    """A verb with ``--json`` and examples under its help."""
+    verb: argparse.ArgumentParser = verbs.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verb.add_argument("--json", action="store_true", help="print one JSON document on stdout")
+    return verb
+
+
+def add_recipe_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("recipe", help="pocket, baseline, …")
+    verb.add_argument("--size", help="full, lab or tiny (default: lab)")
+    verb.add_argument("--bytes", type=int, metavar="N", help="most bytes of the artifact")
+    verb.add_argument("--seconds", type=float, metavar="S", help="training seconds")
+    verb.add_argument("--steps", type=int, metavar="N", help="training steps instead of seconds (comparable across machines)")
+    verb.add_argument("--seed", type=int, metavar="N", help="seed of weights and batches")
+    verb.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="replace any field of the recipe, e.g. model.dim=128"
+    )
+
+
+def recipe_of(options: argparse.Namespace) -> Recipe:
+    """The named recipe with the options' replacements. Raises UserError."""
+    recipe = find_recipe(options.recipe, options.size)
+    if options.seed is not None:
+        recipe = replace_at(recipe, "seed", str(options.seed))
+    if options.bytes is not None:
+        recipe = replace_at(recipe, "pack.budget_bytes", str(options.bytes))
+    if options.seconds is not None and options.steps is not None:
+        raise UserError("give --seconds or --steps, not both")
+    if options.seconds is not None or options.steps is not None:
+        try:
+            train = dataclasses.replace(recipe.train, seconds=options.seconds, steps=options.steps)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        recipe = dataclasses.replace(recipe, train=train)
+    for assignment in options.set:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise UserError(f"--set {assignment}: write PATH=VALUE, for example --set model.dim=128")
+        recipe = replace_at(recipe, path, text)
+    return recipe
+
+
+def add_run_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--data", type=Path, metavar="DIR", help="dataset folder (default: the embedded corpus)")
+    verb.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/RECIPE-SIZE-sSEED)")
+    verb.add_argument("--resume", action="store_true", help="go on with the run in --out, from its last checkpoint")
+
+
+def out_of(options: argparse.Namespace, recipe: Recipe) -> Path:
+    return options.out or Path("runs") / f"{recipe.name}-{recipe.size}-s{recipe.seed}"
+
+
+def show_result(options: argparse.Namespace, value: Any, text: str) -> None:
+    """The JSON document where it was asked for, else the text."""
+    print(json.dumps(value, indent=2, ensure_ascii=False) if options.json else text)
+    sys.stdout.flush()

@@ -1,0 +1,152 @@
+"""Frozen dataclasses to JSON and back, strictly: an unknown or missing key is an error.
+
+Every component keeps its own config dataclass next to it; this file only knows how to write a tree of
+them, read it again, and replace one leaf by its dotted path. Understood types: ``bool int float str None``,
+``Literal``, ``X | None``, ``tuple[X, ...]``, ``dict[str, X]``, dataclasses, and unions of dataclasses
+(written with a ``"type"`` key that holds the class name).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+import typing
+from typing import Any, TypeVar
+
+from bytefit.errors import UserError
+
+T = TypeVar("T")
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _is_union(kind: Any) -> bool:
+    return typing.get_origin(kind) in (typing.Union, types.UnionType)
+
+
+def to_json(value: Any) -> Any:
+    """Plain JSON data for a config value; dataclasses carry their class name as ``"type"``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"type": type(value).__name__} | fields
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    return value
+
+
+def from_json(kind: Any, data: Any, path: str = "") -> Any:
+    """Build a value of type ``kind`` from JSON data.
+
+    Raises:
+        UserError: a wrong type, an unknown key or a missing key; names the dotted path.
+    """
+    here = path or "the top level"
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_from_json(typing.cast(type, kind), data, path)
+    if _is_union(kind):
+        return _union_from_json(typing.get_args(kind), data, path)
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
+        if data not in args:
+            raise UserError(f"{here}: {data!r} is not one of {', '.join(map(repr, args))}")
+        return data
+    if origin is tuple:
+        if not isinstance(data, list | tuple):
+            raise UserError(f"{here}: expected a list, got {data!r}")
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(from_json(args[0], item, f"{path}[{i}]") for i, item in enumerate(data))
+        if len(data) != len(args):
+            raise UserError(f"{here}: expected {len(args)} values, got {len(data)}")
+        return tuple(from_json(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(zip(args, data, strict=True)))
+    if origin is dict:
+        if not isinstance(data, dict):
+            raise UserError(f"{here}: expected an object, got {data!r}")
+        return {key: from_json(args[1], item, f"{path}.{key}") for key, item in data.items()}
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    if kind in (bool, int, float, str) and type(data) is kind:
+        return data
+    if kind is type(None) and data is None:
+        return None
+    raise UserError(f"{here}: expected {getattr(kind, '__name__', kind)}, got {data!r}")
+
+
+def _dataclass_from_json(cls: type, data: Any, path: str) -> Any:
+    here = path or cls.__name__
+    if not isinstance(data, dict):
+        raise UserError(f"{here}: expected an object ({cls.__name__}), got {data!r}")
+    if data.get("type", cls.__name__) != cls.__name__:
+        raise UserError(f"{here}: expected type {cls.__name__!r}, got {data['type']!r}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = sorted(set(data) - set(fields) - {"type"})
+    if unknown:
+        raise UserError(f"{here}: unknown key {unknown[0]!r}; known keys: {', '.join(fields)}")
+    required = (
+        name for name, field in fields.items() if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
+    missing = [name for name in required if name not in data]
+    if missing:
+        raise UserError(f"{here}: key {missing[0]!r} is missing")
+    hints = _hints(cls)
+    prefix = f"{path}." if path else ""
+    values = {name: from_json(hints[name], data[name], prefix + name) for name in fields if name in data}
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise UserError(f"{here}: {error}") from None
+
+
+def _union_from_json(args: tuple[Any, ...], data: Any, path: str) -> Any:
+    if data is None and type(None) in args:
+        return None
+    options = [arg for arg in args if arg is not type(None)]
+    if len(options) == 1:
+        return from_json(options[0], data, path)
+    if isinstance(data, dict):
+        named = {arg.__name__: arg for arg in options if isinstance(arg, type)}
+        if data.get("type") not in named:
+            raise UserError(f"{path}: type {data.get('type')!r} is not one of {', '.join(named)}")
+        return from_json(named[data["type"]], data, path)
+    for option in options:
+        try:
+            return from_json(option, data, path)
+        except UserError:
+            continue
+    raise UserError(f"{path}: {data!r} fits none of {', '.join(str(option) for option in options)}")
+
+
+def replace_at(config: T, path: str, text: str) -> T:
+    """Return ``config`` with the field at the dotted ``path`` replaced by ``text`` (read as JSON, else as a string).
+
+    Raises:
+        UserError: the path does not exist or the text does not fit the field's type.
+    """
+    return _replace_at(config, path.split("."), path, text)
+
+
+def _replace_at(config: Any, names: list[str], path: str, text: str) -> Any:
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise UserError(f"--set {path}: {config!r} has no fields, so it has no {names[0]!r}")
+    fields = sorted(field.name for field in dataclasses.fields(config))
+    name, rest = names[0], names[1:]
+    if name not in fields:
+        raise UserError(f"--set {path}: {type(config).__name__} has no field {name!r}; it has: {', '.join(fields)}")
+    if rest:
+        new = _replace_at(getattr(config, name), rest, path, text)
+    else:
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError:
+            data = text
+        new = from_json(_hints(type(config))[name], data, f"--set {path}")
+    try:
+        return dataclasses.replace(config, **{name: new})
+    except ValueError as error:
+        raise UserError(f"--set {path}={text}: {error}") from None

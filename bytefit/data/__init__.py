@@ -1,0 +1,1 @@
+"""Documents to tokens: readers, tokenizers, the byte table, shards, loaders."""

@@ -1,0 +1,57 @@
+"""Writing files so that a killed run never leaves half a file behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from bytefit.errors import UserError
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write the whole file or nothing: to a neighbour first, then renamed over ``path``.
+
+    Raises:
+        UserError: no space left, no permission, or the folder is missing.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """One clear line for an ``OSError`` met while writing ``path``."""
+    if error.errno == errno.ENOSPC:
+        return UserError(f"no space left on the disk while writing {path}; free some and run the same command with --resume")
+    return UserError(f"cannot write {path}: {error.strerror or error}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_bytes(path: Path) -> bytes:
+    """Raises UserError where the file is missing or unreadable."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def read_json(path: Path) -> Any:
+    """Raises UserError where the file is missing or is not JSON."""
+    try:
+        return json.loads(read_bytes(path).decode())
+    except ValueError as error:  # covers JSON and UTF-8 errors
+        raise UserError(f"{path} is not valid JSON ({error}); delete it or make it again") from None

@@ -1,0 +1,127 @@
+"""Causal self-attention with grouped key/value heads, and its key/value cache.
+
+Legend: B batch, T query positions, S key positions, D model width, H query heads, G key/value heads, K head width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bytefit.model.linear import Linear, rms_norm
+from bytefit.model.roles import Role, parameter
+from bytefit.model.rotary import RotaryConfig, rotate
+
+# Longest window for which training on a CPU spells attention out: there two batched matmuls and a fused softmax are faster
+# than SDPA, whose backward alone was a third of a step (benchmarks/throughput.py). The T x S weights are kept in memory.
+EXPLICIT_MAX_TOKENS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig:
+    """
+    Attributes:
+        num_heads: query heads; must divide the model width.
+        num_kv_heads: key/value heads; must divide ``num_heads``.
+        q_gain_init: start of the learned per-head factor on q.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    q_gain_init: float = 1.5
+    rotary: RotaryConfig = field(default_factory=RotaryConfig)
+
+    def __post_init__(self) -> None:
+        if self.num_heads < 1 or self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_kv_heads {self.num_kv_heads} must divide num_heads {self.num_heads}")
+
+    def build(self, dim: int) -> Attention:
+        return Attention(self, dim)
+
+
+class LayerCache:
+    """Keys and values of one plan step, in memory that is allocated once: (B, capacity, G, K) each."""
+
+    def __init__(self, batch: int, capacity: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype):
+        self.k_BSGK = torch.zeros(batch, capacity, num_kv_heads, head_dim, dtype=dtype)
+        self.v_BSGK = torch.zeros_like(self.k_BSGK)
+
+    def append(self, k_BTGK: Tensor, v_BTGK: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """Write at positions ``start``…; return everything up to and including the new positions."""
+        end = start + k_BTGK.size(1)
+        self.k_BSGK[:, start:end] = k_BTGK
+        self.v_BSGK[:, start:end] = v_BTGK
+        return self.k_BSGK[:, :end], self.v_BSGK[:, :end]
+
+
+def attend(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor) -> Tensor:
+    """Causal softmax attention with scale 1/sqrt(K); the T queries are the last of the S positions. Returns (B, T, H, K)."""
+    num_queries, num_keys = q_BTHK.size(1), k_BSGK.size(1)
+    if torch.is_grad_enabled() and q_BTHK.device.type == "cpu" and num_queries == num_keys <= EXPLICIT_MAX_TOKENS:
+        return attend_explicit(q_BTHK, k_BSGK, v_BSGK)
+    q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
+    grouped = q.size(1) != k.size(1)
+    if num_queries == num_keys:
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    elif num_queries == 1:
+        y = F.scaled_dot_product_attention(q, k, v, enable_gqa=grouped)
+    else:
+        mask_TS = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device).tril(num_keys - num_queries)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_TS, enable_gqa=grouped)
+    return y.transpose(1, 2)
+
+
+def attend_explicit(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
+    """The same, written as two batched matmuls; query heads of one group are rows of one matmul."""
+    B, T, H, K = q_BTHK.shape
+    G = k_BTGK.size(2)
+    q_BGRK = q_BTHK.transpose(1, 2).reshape(B, G, H // G * T, K)
+    k, v = k_BTGK.transpose(1, 2), v_BTGK.transpose(1, 2)
+    future_TT = torch.ones(T, T, dtype=torch.bool, device=q_BTHK.device).triu(1)
+    scores = (q_BGRK @ k.transpose(-1, -2)).view(B, G, H // G, T, T) * K**-0.5
+    weights = scores.masked_fill(future_TT, -torch.inf).softmax(-1)
+    y_BHTK = (weights.view(B, G, H // G * T, T) @ v).view(B, H, T, K)
+    return y_BHTK.transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Projections without bias, RMS-normalised q and k, rotary positions, a learned gain on q (spec 1.7)."""
+
+    def __init__(self, config: AttentionConfig, dim: int):
+        super().__init__()
+        if dim % config.num_heads:
+            raise ValueError(f"num_heads {config.num_heads} must divide dim {dim}")
+        self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
+        self.head_dim = dim // config.num_heads
+        if (config.rotary.dims or self.head_dim) > self.head_dim or (config.rotary.dims is None and self.head_dim % 2):
+            raise ValueError(f"rotary dims {config.rotary.dims} do not fit a head of {self.head_dim} channels")
+        kv_dim = self.num_kv_heads * self.head_dim
+        self.query = Linear(dim, dim, Role.ATTENTION)
+        self.key = Linear(dim, kv_dim, Role.ATTENTION)
+        self.value = Linear(dim, kv_dim, Role.ATTENTION)
+        self.out = Linear(dim, dim, Role.ATTENTION, zero_init=True)
+        self.q_gain = parameter(torch.full((self.num_heads,), config.q_gain_init), Role.GAIN)
+
+    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None, start: int = 0) -> Tensor:
+        """
+        Args:
+            cos, sin: rotary tables of the T positions.
+            cache: keys and values of earlier positions; the new ones are appended at ``start``.
+        """
+        B, T, D = x_BTD.shape
+        kv_dim = self.num_kv_heads * self.head_dim
+        # Three matrices for the optimizer, one matmul for the machine.
+        weight = torch.cat([part.weight_as(x_BTD.dtype) for part in (self.query, self.key, self.value)])
+        q, k, v = torch.split(F.linear(x_BTD, weight), [D, kv_dim, kv_dim], dim=-1)
+        q_BTHK = rms_norm(q.view(B, T, self.num_heads, self.head_dim))
+        k_BTGK = rms_norm(k.view(B, T, self.num_kv_heads, self.head_dim))
+        v_BTGK = v.view(B, T, self.num_kv_heads, self.head_dim)
+        q_BTHK = rotate(q_BTHK, cos, sin) * self.q_gain.to(q.dtype)[:, None]
+        k_BTGK = rotate(k_BTGK, cos, sin)
+        if cache is not None:
+            k_BTGK, v_BTGK = cache.append(k_BTGK, v_BTGK, start)
+        y_BTHK = attend(q_BTHK, k_BTGK, v_BTGK)
+        return self.out(y_BTHK.reshape(B, T, D))

@@ -1,0 +1,70 @@
+"""Which block runs when, as data.
+
+A plan is a tuple of steps. A step names a block and what happens at the U-Net skip stack around it: ``pop`` adds the most
+recent pushed activation (times a learned per-channel weight, its index given here) before the block, ``push`` stores the
+block's output. Depth recurrence and weight sharing are plans that name a block twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One application of a block.
+
+    Attributes:
+        block: which block.
+        push: store the output on the skip stack.
+        pop: index of the skip weight with which the top of the stack is added to the input, or None.
+    """
+
+    block: int
+    push: bool = False
+    pop: int | None = None
+
+
+Plan = tuple[Step, ...]
+
+
+def straight_plan(num_blocks: int) -> Plan:
+    """Every block once, in order."""
+    return tuple(Step(block=i) for i in range(num_blocks))
+
+
+def unet_plan(num_blocks: int) -> Plan:
+    """The baseline's U-Net (spec 1.7): the first half pushes, each later block pops while the stack holds something."""
+    num_encoder = num_blocks // 2
+    return tuple(
+        Step(block=i, push=i < num_encoder, pop=i - num_encoder if num_encoder <= i < 2 * num_encoder else None) for i in range(num_blocks)
+    )
+
+
+def check_plan(plan: Plan) -> None:
+    """Raises ValueError where a block is skipped over, or a pop meets an empty stack."""
+    if not plan:
+        raise ValueError("plan is empty; give at least one step")
+    used = sorted({step.block for step in plan})
+    if used != list(range(len(used))):
+        raise ValueError(f"plan uses blocks {used}; blocks must be numbered 0, 1, 2, … without a gap")
+    pops = [step.pop for step in plan if step.pop is not None]
+    if sorted(set(pops)) != list(range(len(set(pops)))):
+        raise ValueError(f"plan uses skip weights {sorted(set(pops))}; they must be numbered 0, 1, 2, … without a gap")
+    held = 0
+    for i, step in enumerate(plan):
+        if step.pop is not None:
+            held -= 1
+            if held < 0:
+                raise ValueError(f"plan step {i} pops from an empty skip stack")
+        held += step.push
+    if held:
+        raise ValueError(f"plan leaves {held} pushed activations unused; give as many pops as pushes")
+
+
+def num_blocks(plan: Plan) -> int:
+    return 1 + max(step.block for step in plan)
+
+
+def num_skips(plan: Plan) -> int:
+    return len({step.pop for step in plan if step.pop is not None})

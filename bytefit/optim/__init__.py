@@ -1,0 +1,1 @@
+"""Optimizers by role, schedules as pure functions, weight averages."""

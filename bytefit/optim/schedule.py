@@ -1,0 +1,79 @@
+"""Schedules: pure functions of how far a run has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a run has come.
+
+    Attributes:
+        step: optimizer steps done.
+        seconds: training seconds spent (0 in step-driven runs).
+        total_steps: the budget in steps, or None when the clock is the budget.
+        total_seconds: the budget in seconds, or None when steps are.
+    """
+
+    step: int
+    seconds: float
+    total_steps: int | None
+    total_seconds: float | None
+
+    @property
+    def fraction(self) -> float:
+        """Share of the budget that is used, 0 to 1."""
+        used = self.step / self.total_steps if self.total_steps else self.seconds / (self.total_seconds or 1.0)
+        return min(1.0, used)
+
+    @property
+    def steps_left(self) -> float:
+        """Steps that still fit; by the clock, estimated from the mean step so far (infinite before the first)."""
+        if self.total_steps:
+            return max(0.0, self.total_steps - self.step)
+        if self.step == 0 or self.seconds <= 0:
+            return float("inf")
+        return max(0.0, (self.total_seconds or 0.0) - self.seconds) * self.step / self.seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmdownConfig:
+    """Constant, then linear to ``floor`` at the end of the budget (spec 1.9).
+
+    Attributes:
+        fraction: length of the linear part as a share of the budget, or
+        steps: its length in steps, by the clock estimated from the mean step (the contest's rule). Give exactly one.
+        floor: last value.
+        ramp_steps: steps of linear rise at the very start.
+    """
+
+    fraction: float | None = None
+    steps: int | None = None
+    floor: float = 0.0
+    ramp_steps: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.fraction is None) == (self.steps is None):
+            raise ValueError("give exactly one of schedule.fraction and schedule.steps")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise ValueError(f"schedule.fraction {self.fraction} must lie in (0, 1]")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"schedule.steps {self.steps} must be at least 1")
+        if not 0 <= self.floor <= 1:
+            raise ValueError(f"schedule.floor {self.floor} must lie in [0, 1]")
+
+
+def lr_scale(config: WarmdownConfig, moment: Moment) -> float:
+    """Factor on every learning rate at this moment, ``floor`` to 1."""
+    if config.fraction is not None:
+        remaining = (1.0 - moment.fraction) / config.fraction
+    else:
+        remaining = moment.steps_left / (config.steps or 1)
+    ramp = min(1.0, (moment.step + 1) / config.ramp_steps) if config.ramp_steps else 1.0
+    return ramp * max(config.floor, min(1.0, remaining))
+
+
+def linear_warmup(start: float, end: float, steps: int, step: int) -> float:
+    """From ``start`` at step 0 to ``end`` at ``steps``, then constant (Muon's momentum)."""
+    return end if step >= steps else start + (end - start) * step / steps

@@ -1,0 +1,1 @@
+"""Weights to integer codes and scales."""

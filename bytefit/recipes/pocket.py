@@ -1,0 +1,93 @@
+"""``pocket``: the best model in a million bytes from three minutes on two CPU cores.
+
+Dimensions and rates were chosen by measuring; docs/log.md keeps the table of what was tried.
+"""
+
+from __future__ import annotations
+
+from bytefit.artifact.pack import PackConfig
+from bytefit.data.loaders import ShuffledConfig
+from bytefit.data.tokenizer import TokenizerConfig
+from bytefit.model.attention import AttentionConfig
+from bytefit.model.head import HeadConfig
+from bytefit.model.language_model import ModelConfig
+from bytefit.model.mlp import ReluSquaredConfig
+from bytefit.model.plan import unet_plan
+from bytefit.optim.groups import AdamConfig, MuonConfig, OptimizerConfig
+from bytefit.optim.schedule import WarmdownConfig
+from bytefit.quant.grid import StepGrid
+from bytefit.quant.quantise import QuantConfig
+from bytefit.recipes.recipe import Recipe, ScoreConfig
+from bytefit.train.loop import TrainConfig
+
+# The tied table is also the output matrix: its rounding noise goes straight into the logits. Equal damage a byte asks for
+# steps five times finer there than in the hidden matrices.
+QUANT = QuantConfig(
+    table=StepGrid(fineness=24.0), head=StepGrid(fineness=24.0), attention=StepGrid(fineness=5.0), mlp=StepGrid(fineness=5.0)
+)
+
+
+def pocket_lab() -> Recipe:
+    """1,000,000 bytes, 180 s."""
+    return Recipe(
+        name="pocket",
+        size="lab",
+        tokenizer=TokenizerConfig(vocab_size=2048),
+        model=ModelConfig(
+            vocab_size=2048,
+            dim=192,
+            context=256,
+            plan=unet_plan(3),
+            attention=AttentionConfig(num_heads=3, num_kv_heads=3),
+            mlp=ReluSquaredConfig(width=3.0),
+            head=HeadConfig(tied=True, softcap=30.0),
+        ),
+        train=TrainConfig(
+            seconds=180.0,
+            seq_len=256,
+            batch_tokens=4096,
+            micro_batch_tokens=4096,
+            loader=ShuffledConfig(),
+            optimizer=OptimizerConfig(
+                matrices=MuonConfig(lr=0.02, momentum_warmup_steps=300), tables=AdamConfig(lr=0.03), gains=AdamConfig(lr=0.02)
+            ),
+            schedule=WarmdownConfig(fraction=0.5),
+            compile=True,
+        ),
+        pack=PackConfig(budget_bytes=1_000_000, quant=QUANT),
+        score=ScoreConfig(window=256, stride=128),
+    )
+
+
+def pocket_tiny() -> Recipe:
+    """20,000 bytes, a few seconds: for tests and first looks."""
+    return Recipe(
+        name="pocket",
+        size="tiny",
+        tokenizer=TokenizerConfig(vocab_size=320),
+        model=ModelConfig(
+            vocab_size=320,
+            dim=32,
+            context=64,
+            plan=unet_plan(2),
+            attention=AttentionConfig(num_heads=2, num_kv_heads=1),
+            mlp=ReluSquaredConfig(width=2.0),
+            head=HeadConfig(tied=True, softcap=30.0),
+        ),
+        train=TrainConfig(
+            steps=60,
+            seq_len=64,
+            batch_tokens=1024,
+            micro_batch_tokens=1024,
+            loader=ShuffledConfig(),
+            optimizer=OptimizerConfig(
+                matrices=MuonConfig(lr=0.02, momentum_warmup_steps=20), tables=AdamConfig(lr=0.03), gains=AdamConfig(lr=0.02)
+            ),
+            schedule=WarmdownConfig(fraction=0.5),
+        ),
+        pack=PackConfig(budget_bytes=20_000, quant=QUANT),
+        score=ScoreConfig(window=64, stride=32, max_bytes=50_000, proof_bytes=2_000),
+    )
+
+
+SIZES = {"lab": pocket_lab, "tiny": pocket_tiny}

@@ -1,0 +1,65 @@
+"""A recipe: the whole run as one typed value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bytefit.artifact.pack import PackConfig
+from bytefit.data.tokenizer import TokenizerConfig
+from bytefit.model.language_model import ModelConfig
+from bytefit.train.loop import TrainConfig
+
+Size = Literal["full", "lab", "tiny"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """How the packed model is scored.
+
+    Attributes:
+        window: tokens a window, in both protocols.
+        stride: targets that each sliding window scores.
+        headline: the protocol whose bits per byte are the run's result.
+        max_bytes: score only whole documents up to about this many bytes of validation text (null: all of it).
+        proof_bytes: bytes of validation text that are really compressed and restored (0: no proof).
+    """
+
+    window: int
+    stride: int
+    headline: Literal["full", "sliding"] = "sliding"
+    max_bytes: int | None = None
+    proof_bytes: int = 65_536
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.window:
+            raise ValueError(f"score.stride {self.stride} must lie in 1..{self.window} (score.window)")
+        if self.proof_bytes < 0 or (self.max_bytes is not None and self.max_bytes < 1):
+            raise ValueError("score.proof_bytes must not be negative and score.max_bytes must be above 0 or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides a run, besides the text and the machine.
+
+    Attributes:
+        name, size: which recipe function made it.
+        tokenizer: trained when the dataset is built for this run; a given dataset keeps its own.
+        model: its ``vocab_size`` is replaced by the dataset's when the run starts.
+    """
+
+    name: str
+    size: Size
+    seed: int = 1337
+    tokenizer: TokenizerConfig
+    model: ModelConfig
+    train: TrainConfig
+    pack: PackConfig
+    score: ScoreConfig
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed {self.seed} must not be negative")
+        longest = max(self.train.seq_len, self.score.window)
+        if longest > self.model.context:
+            raise ValueError(f"model.context {self.model.context} is shorter than the longest window ({longest} tokens); raise it")

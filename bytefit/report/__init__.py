@@ -1,0 +1,1 @@
+"""What a run looks like: the closing scoreboard and ``report.html``."""

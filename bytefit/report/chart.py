@@ -1,0 +1,57 @@
+"""Small inline SVG charts. Colours come from the page's CSS variables, so they follow light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+WIDTH, HEIGHT = 640, 260
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
+
+
+def line_chart(xs: Sequence[float], ys: Sequence[float], *, x_label: str, y_label: str) -> str:
+    """One curve with axes and round ticks; empty input gives an empty string."""
+    if len(xs) < 2:
+        return ""
+    x_low, x_high, y_low, y_high = min(xs), max(xs), min(ys), max(ys)
+    x_span, y_span = (x_high - x_low) or 1.0, (y_high - y_low) or 1.0
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            LEFT + (x - x_low) / x_span * (WIDTH - LEFT - RIGHT),
+            HEIGHT - BOTTOM - (y - y_low) / y_span * (HEIGHT - TOP - BOTTOM),
+        )
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_label)} against {escape(x_label)}">']
+    for tick in round_ticks(y_low, y_high):
+        _, y = place(x_low, tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for tick in round_ticks(x_low, x_high):
+        x, _ = place(tick, y_low)
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{tick:g}</text>')
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, xs, ys))
+    parts.append(f'<polyline class="curve" points="{points}"/>')
+    parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(f'<text x="{LEFT + 4}" y="{TOP + 8}">{escape(y_label)}</text></svg>')
+    return "".join(parts)
+
+
+def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About ``count`` round numbers between ``low`` and ``high``."""
+    span = high - low
+    if not math.isfinite(span) or span <= 0:
+        return [low]
+    step = 10.0 ** math.floor(math.log10(span / count))
+    step = min((step * factor for factor in (1, 2, 5, 10)), key=lambda s: abs(span / s - count))
+    first = math.ceil(low / step)
+    return [round(i * step, 10) for i in range(first, math.floor(high / step) + 1)]
+
+
+def smooth(values: Sequence[float], points: int = 400) -> tuple[list[int], list[float]]:
+    """Means over equal stretches: at most ``points`` of them; returns the middle index and the mean of each."""
+    stretch = max(1, math.ceil(len(values) / points))
+    starts = range(0, len(values), stretch)
+    groups = [values[start : start + stretch] for start in starts]
+    return [start + len(group) // 2 for start, group in zip(starts, groups, strict=True)], [sum(g) / len(g) for g in groups]

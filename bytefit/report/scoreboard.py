@@ -1,0 +1,47 @@
+"""The closing scoreboard: what was made, in a form for eyes and for grep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+BAR = 30
+
+
+def scoreboard(summary: dict[str, Any]) -> str:
+    """Several lines of text from a run's summary."""
+    lines = ["", f"bytefit {summary['recipe']} ({summary['size']}, seed {summary['seed']})", ""]
+    size, budget = summary["artifact_bytes"], summary["budget_bytes"]
+    lines.append(f"bytes: {size:,} of {budget:,} ({size / budget:.2%}, {budget - size:,} left)")
+    for part, count in sorted(summary["bytes_by_part"].items(), key=lambda item: -item[1]):
+        lines.append(f"  {part:<10} {count:>10,}  {'#' * round(BAR * count / size)}")
+    lines += ["", f"bits per byte of {summary['val_bytes']:,} bytes of validation text (lower is better)"]
+    rows = {
+        "bytefit, float weights": summary["val_bpb_float"],
+        "bytefit, packed": summary["val_bpb_full"],
+        "bytefit, packed, sliding": summary["val_bpb_sliding"],
+        **summary["compressors_bpb"],
+    }
+    longest = max(rows.values())
+    for name, value in rows.items():
+        lines.append(f"  {name:<26} {value:.4f}  {'#' * round(BAR * value / longest)}")
+    if summary["proof_bytes_in"]:
+        came_back = "restored byte for byte" if summary["proof_restored"] else "NOT RESTORED"
+        lines += [
+            "",
+            f"proof: {summary['proof_bytes_in']:,} bytes of text -> {summary['proof_bytes_out']:,} bytes -> {came_back} "
+            f"({summary['proof_agreement']:+.3%} against the score)",
+        ]
+    lines += ["", "it says:", *(f"  | {line}" for line in summary["sample"].splitlines()), ""]
+    ledger = summary["ledger"]
+    values = {
+        "val_bpb": f"{summary['val_bpb']:.5f}",
+        "artifact_bytes": size,
+        "num_parameters": summary["num_parameters"],
+        "steps": summary["steps"],
+        "tokens_seen": summary["tokens_seen"],
+        "train_seconds": summary["train_seconds"],
+        "strict_seconds": ledger["strict"],
+        "proof_restored": str(summary["proof_restored"]).lower(),
+    }
+    lines += [f"{key}: {value}" for key, value in values.items()]
+    return "\n".join(lines)

@@ -1,0 +1,134 @@
+"""``bytefit run``: train → pack → score → prove → report, and the closing summary."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bytefit.artifact.load import load_artifact
+from bytefit.data.dataset import Dataset
+from bytefit.errors import CheckFailed
+from bytefit.files import read_json, write_json
+from bytefit.ledger import Ledger
+from bytefit.model.inspect import num_parameters
+from bytefit.progress import say
+from bytefit.recipes.recipe import Recipe
+from bytefit.report.page import write_report
+from bytefit.run.folder import RunFolder, open_run
+from bytefit.run.steps import (
+    compare_compressors,
+    dataset_for,
+    fit_recipe_to,
+    fresh,
+    pack_step,
+    prove_step,
+    score_step,
+    train_step,
+)
+from bytefit.score.generate import generate
+from bytefit.train.machine import describe_machine, keep_freed_memory
+from bytefit.train.ranks import Ranks
+
+SAMPLE_TOKENS = 120
+TRAINING_ENTRIES = ("compile", "warmup", "train")  # their seconds live in the checkpoint
+
+
+def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> dict[str, Any] | None:
+    """Do everything that is not done yet; returns the summary (None on ranks other than the first).
+
+    Raises:
+        Interrupted: training was stopped; the checkpoint is saved.
+        CheckFailed: the proof did not hold.
+        UserError: bad input of any kind.
+    """
+    folder, recipe, dataset = prepare(recipe, data=data, out=out, resume=resume, ranks=ranks)
+    ledger = Ledger({k: v for k, v in read_ledger(folder).items() if k not in TRAINING_ENTRIES} if resume else None)
+    if folder.training_finished():
+        ledger.add(read_json(folder.checkpoint / "state.json")["seconds"])
+        say(f"training is finished already ({folder.path}); going on from its weights")
+    else:
+        train_step(folder, recipe, dataset, ledger, ranks, resume=resume)
+    if not ranks.is_first:
+        return None
+    state = folder.checkpoint / "state.json"
+    if not fresh(folder.pack, [state]):
+        pack_step(folder, recipe, dataset, ledger)
+        save_ledger(folder, ledger)
+    if not fresh(folder.score, [folder.pack]):
+        score_step(folder, recipe, dataset, ledger)
+        save_ledger(folder, ledger)
+    if recipe.score.proof_bytes and not fresh(folder.proof, [folder.pack]):
+        prove_step(folder, recipe, dataset, ledger)
+        save_ledger(folder, ledger)
+    summary = summarise(folder, recipe, dataset, ledger)
+    write_json(folder.summary, summary)
+    write_report(folder.path, folder.report)
+    if recipe.score.proof_bytes and not read_json(folder.proof)["holds"]:
+        raise CheckFailed(f"the proof did not hold; see {folder.proof}")
+    return summary
+
+
+def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> tuple[RunFolder, Recipe, Dataset]:
+    """Open the dataset, adapt the recipe to it, and open the run folder (the first rank before the others)."""
+    keep_freed_memory()
+    if ranks.is_first:
+        dataset = dataset_for(recipe, data)
+        folder = open_run(out, fit_recipe_to(recipe, dataset), data, resume=resume)
+    ranks.barrier()
+    if not ranks.is_first:
+        dataset = dataset_for(recipe, data)
+        folder = RunFolder(out)
+    return folder, fit_recipe_to(recipe, dataset), dataset
+
+
+def read_ledger(folder: RunFolder) -> dict[str, float]:
+    path = folder.path / "ledger.json"
+    return read_json(path) if path.exists() else {}
+
+
+def save_ledger(folder: RunFolder, ledger: Ledger) -> None:
+    write_json(folder.path / "ledger.json", ledger.seconds)
+
+
+def sample_text(folder: RunFolder, seed: int) -> str:
+    """A short text from the artifact, from no prompt at all."""
+    artifact = load_artifact(folder.artifact)
+    return b"".join(generate(artifact, b"", num_tokens=SAMPLE_TOKENS, seed=seed)).decode("utf-8", "replace")
+
+
+def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> dict[str, Any]:
+    """The keys that other programs rely on (docs/design.md), from the step files."""
+    packed, scores, state = read_json(folder.pack), read_json(folder.score), read_json(folder.checkpoint / "state.json")
+    proof = read_json(folder.proof) if folder.proof.exists() else {}
+    machine = describe_machine()
+    hardware = {key: machine.pop(key) for key in ("cpu", "cpu_capability", "threads", "gpu", "system")}
+    compressors = compare_compressors(dataset, recipe, ledger)
+    return {
+        "recipe": recipe.name,
+        "size": recipe.size,
+        "seed": recipe.seed,
+        "val_bpb": scores[recipe.score.headline]["bits_per_byte"],
+        "val_bpb_float": scores["float_full"]["bits_per_byte"],
+        "val_bpb_full": scores["full"]["bits_per_byte"],
+        "val_bpb_sliding": scores["sliding"]["bits_per_byte"],
+        "val_bpb_adapted": None,
+        "val_bytes": scores["full"]["bytes"],
+        "artifact_bytes": packed["bytes"],
+        "budget_bytes": packed["budget"],
+        "bytes_by_part": packed["parts"],
+        "num_parameters": num_parameters(recipe.model),
+        "steps": state["step"],
+        "tokens_seen": state["step"] * recipe.train.batch_tokens,
+        "train_seconds": round(ledger.seconds["train"], 3),
+        "ledger": ledger.to_json(),
+        "proof_bytes_in": proof.get("bytes_in"),
+        "proof_bytes_out": proof.get("bytes_out"),
+        "proof_restored": proof.get("restored"),
+        "proof_agreement": proof.get("agreement"),
+        "compressors_bpb": compressors,
+        "tokenizer": {"vocab_size": dataset.tokenizer.vocab_size, "lossless": dataset.tokenizer.lossless},
+        "dataset_sha256": dataset.sha256,
+        "hardware": hardware,
+        "versions": machine,
+        "sample": sample_text(folder, recipe.seed),
+    }

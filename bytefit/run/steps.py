@@ -1,0 +1,153 @@
+"""The steps of a run. Each reads what the steps before it left in the run folder, and leaves its own files there."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bytefit.artifact.load import Artifact, load_artifact
+from bytefit.artifact.pack import Packed, pack
+from bytefit.data.dataset import Dataset, open_dataset
+from bytefit.data.embedded import embedded_dataset
+from bytefit.data.tokenizer import BOS_ID
+from bytefit.errors import UserError
+from bytefit.files import read_json, write_bytes, write_json
+from bytefit.ledger import Ledger
+from bytefit.model.language_model import LanguageModel
+from bytefit.progress import say
+from bytefit.recipes.recipe import Recipe
+from bytefit.run.folder import RunFolder, finished_weights
+from bytefit.score.compressors import compressors_bits_per_byte
+from bytefit.score.prove import Proof, cut_documents, prove
+from bytefit.score.scorer import Score, score
+from bytefit.score.windows import Full, Protocol, Sliding
+from bytefit.train.loop import train
+from bytefit.train.machine import resolve_dtype
+from bytefit.train.ranks import Ranks
+
+
+def dataset_for(recipe: Recipe, data: Path | None) -> Dataset:
+    """The given dataset, or the embedded corpus with the recipe's tokenizer."""
+    return open_dataset(data if data is not None else embedded_dataset(recipe.tokenizer))
+
+
+def fit_recipe_to(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe with the dataset's vocabulary size."""
+    vocab_size = dataset.tokenizer.vocab_size
+    if vocab_size == recipe.model.vocab_size:
+        return recipe
+    say(f"the dataset's tokenizer has {vocab_size} ids; the recipe's {recipe.model.vocab_size} is replaced")
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, vocab_size=vocab_size))
+
+
+def new_model(recipe: Recipe) -> LanguageModel:
+    """A fresh model; the recipe's seed decides its weights."""
+    torch.manual_seed(recipe.seed)
+    try:
+        return recipe.model.build()
+    except ValueError as error:
+        raise UserError(f"model: {error}") from None
+
+
+def train_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger, ranks: Ranks, *, resume: bool) -> None:
+    """Train, leaving ``checkpoint/`` and ``metrics.jsonl``."""
+    train(
+        new_model(recipe), recipe.train, dataset.train,
+        seed=recipe.seed, folder=folder.path, ledger=ledger, ranks=ranks, resume=resume,
+    )  # fmt: skip
+
+
+def trained_model(folder: RunFolder, recipe: Recipe) -> LanguageModel:
+    """The float model that training left. Raises UserError where there is none or it has another shape."""
+    weights = cast(dict[str, Tensor], finished_weights(folder)[0])
+    model = new_model(recipe)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError:
+        raise UserError(f"the weights in {folder.checkpoint} do not fit recipe.json; train again") from None
+    return model.eval()
+
+
+def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Packed:
+    """Quantise and pack, leaving ``model.bytefit`` and ``pack.json``."""
+    model = trained_model(folder, recipe)
+    weights = {name: p.detach().float() for name, p in model.named_parameters()}
+    notes = {"recipe": recipe.name, "size": recipe.size, "window": recipe.score.window, "stride": recipe.score.stride}
+    with ledger.measure("fit" if recipe.pack.fit else "encode"):
+        packed = pack(weights, list(model.parameter_infos()), recipe.model, dataset.tokenizer, recipe.pack, notes=notes)
+    write_bytes(folder.artifact, packed.data)
+    write_json(folder.pack, {"bytes": len(packed.data), "budget": recipe.pack.budget_bytes, "parts": packed.parts, "dial": packed.dial})
+    return packed
+
+
+def val_tokens(dataset: Dataset, max_bytes: int | None) -> np.ndarray:
+    """Validation tokens: all, or whole documents until ``max_bytes`` bytes of text are reached."""
+    tokens = dataset.val.all()
+    if max_bytes is None:
+        return tokens
+    counts = np.cumsum(dataset.byte_table.count(tokens[1:], tokens[:-1]))
+    starts = np.flatnonzero(tokens == BOS_ID)
+    ends = starts[1:][counts[starts[1:] - 1] >= max_bytes]
+    return tokens[: ends[0]] if len(ends) else tokens
+
+
+def check_fits(artifact: Artifact, dataset: Dataset) -> None:
+    """Raises UserError where the artifact's tokenizer is not the dataset's: its ids would mean other text."""
+    ours, theirs = artifact.tokenizer, dataset.tokenizer
+    if ours.token_bytes != theirs.token_bytes or bool((ours.is_control != theirs.is_control).any()):
+        raise UserError(f"the artifact's tokenizer is not the one of {dataset.folder}; score it on the dataset it was trained on")
+
+
+def score_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> dict[str, Any]:
+    """Score the float model (full) and the artifact (full, sliding), leaving ``score.json``."""
+    settings = recipe.score
+    dtype = resolve_dtype(recipe.train.dtype, "cpu")
+    tokens = val_tokens(dataset, settings.max_bytes)
+    artifact = load_artifact(folder.artifact)
+    check_fits(artifact, dataset)
+    full, sliding = Full(window=settings.window), Sliding(window=settings.window, stride=settings.stride)
+
+    def run(model: LanguageModel, protocol: Protocol, title: str) -> Score:
+        with ledger.measure("score"):
+            return score(model, tokens, dataset.byte_table, protocol, dtype, title=title)
+
+    scores = {
+        "float_full": run(trained_model(folder, recipe), full, "scoring the float weights"),
+        "full": run(artifact.model, full, "scoring the artifact"),
+        "sliding": run(artifact.model, sliding, "scoring the artifact, sliding"),
+    }
+    record: dict[str, Any] = {name: result.to_json() for name, result in scores.items()}
+    record |= {"artifact_sha256": artifact.sha256, "dataset_sha256": dataset.sha256, "dtype": str(dtype).removeprefix("torch.")}
+    write_json(folder.score, record)
+    return record
+
+
+def prove_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Proof | None:
+    """Compress and restore the head of the validation text, leaving ``proof.json`` and ``proof.bytefitz``."""
+    if not recipe.score.proof_bytes:
+        return None
+    documents = cut_documents(dataset.val_documents(recipe.score.proof_bytes), recipe.score.proof_bytes)
+    with ledger.measure("prove"):
+        proof = prove(folder.artifact, documents, folder.proof_text)
+    write_json(folder.proof, proof.to_json() | {"artifact_sha256": load_artifact(folder.artifact).sha256})
+    return proof
+
+
+def compare_compressors(dataset: Dataset, recipe: Recipe, ledger: Ledger) -> dict[str, float]:
+    """The five general-purpose compressors on the text that was scored."""
+    with ledger.measure("report"):
+        return compressors_bits_per_byte(dataset.val_documents(recipe.score.max_bytes))
+
+
+def fresh(result: Path, sources: list[Path]) -> bool:
+    """Whether a step's result exists and is not older than what it was made from (for --resume)."""
+    return result.exists() and all(source.exists() and source.stat().st_mtime_ns <= result.stat().st_mtime_ns for source in sources)
+
+
+def read_result(path: Path) -> Any:
+    return read_json(path)

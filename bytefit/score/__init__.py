@@ -1,0 +1,1 @@
+"""Bits per byte: protocols, compression with the model, the proof."""

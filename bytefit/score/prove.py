@@ -1,0 +1,108 @@
+"""The proof: text really compressed with the artifact, really restored, and the bits compared with the score.
+
+A score that used anything but the text before each token could not be decoded from; bytes miscounted would not come back.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bytefit.artifact.load import load_artifact
+from bytefit.data.tokenizer import BOS_ID
+from bytefit.errors import UserError
+from bytefit.files import write_bytes
+from bytefit.progress import say
+from bytefit.score.coder import CODER_DTYPE, cut_into_streams, good_stream_count
+from bytefit.score.compressed import compress, decompress, default_protocol, document_tokens, header_bytes
+from bytefit.score.scorer import target_nats
+
+AGREEMENT = 0.005  # coded bits may differ from scored bits by this share,
+SLACK_BITS = 64  # plus what the range coder needs to end its last word
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the proof found.
+
+    Attributes:
+        bytes_in: bytes of text.
+        bytes_out: bytes of the compressed file, its header included.
+        restored: whether the text came back byte for byte.
+        coded_bits: of the text itself, without the file's header.
+        scored_bits: what the scorer says for the same tokens under the same protocol.
+    """
+
+    bytes_in: int
+    bytes_out: int
+    documents: int
+    restored: bool
+    coded_bits: int
+    scored_bits: float
+    seconds: float
+
+    @property
+    def agreement(self) -> float:
+        """Coded bits over scored bits, minus 1."""
+        return self.coded_bits / self.scored_bits - 1
+
+    @property
+    def holds(self) -> bool:
+        return self.restored and abs(self.coded_bits - self.scored_bits) <= AGREEMENT * self.scored_bits + SLACK_BITS
+
+    def to_json(self) -> dict[str, Any]:
+        bits_per_byte = 8 * self.bytes_out / self.bytes_in
+        return asdict(self) | {"agreement": self.agreement, "holds": self.holds, "bits_per_byte": bits_per_byte}
+
+
+def cut_documents(documents: list[bytes], num_bytes: int) -> list[bytes]:
+    """The first ``num_bytes`` bytes of the documents; the last one may be cut in the middle."""
+    taken: list[bytes] = []
+    left = num_bytes
+    for document in documents:
+        if left <= 0:
+            break
+        taken.append(document[:left])
+        left -= len(taken[-1])
+    return taken
+
+
+def prove(artifact_path: Path, documents: list[bytes], compressed_path: Path) -> Proof:
+    """Compress ``documents`` to ``compressed_path``; restore them from the two files alone; compare with the score.
+
+    Raises:
+        UserError: no text, or an artifact that cannot be read.
+    """
+    if not sum(map(len, documents)):
+        raise UserError("there is no text to prove with; give at least one byte (--bytes)")
+    start = time.perf_counter()
+    artifact = load_artifact(artifact_path)
+    data = compress(artifact, documents)
+    write_bytes(compressed_path, data)
+    try:
+        # The decoder gets what a stranger would have: the artifact's file and the compressed file.
+        restored = decompress(load_artifact(artifact_path), compressed_path.read_bytes()) == documents
+    except UserError as error:
+        say(f"the proof failed while decoding: {error}")
+        restored = False
+    tokens = document_tokens(artifact.tokenizer, documents)
+    protocol = default_protocol(artifact)
+    nats = 0.0
+    for stream in cut_into_streams(tokens, good_stream_count(len(tokens), protocol.window)):
+        sequence = np.concatenate([[BOS_ID], stream])
+        nats += float(target_nats(artifact.model, sequence, protocol, CODER_DTYPE, title="scoring the proof's text").sum())
+    bits = nats / math.log(2)
+    return Proof(
+        bytes_in=sum(map(len, documents)),
+        bytes_out=len(data),
+        documents=len(documents),
+        restored=restored,
+        coded_bits=8 * (len(data) - header_bytes(data)),
+        scored_bits=bits,
+        seconds=time.perf_counter() - start,
+    )

@@ -1,0 +1,60 @@
+"""What the machine is, and settings that make it fast without changing a result."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import platform
+import sys
+from typing import Any, Literal
+
+import torch
+
+from bytefit.optim.newton_schulz import faster_dtype
+
+DtypeName = Literal["auto", "bfloat16", "float32"]
+
+# mallopt(3) parameters of glibc.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep what a step frees instead of handing it back to the kernel.
+
+    A training step allocates the same large temporaries again and again. By default each is mapped afresh and every page
+    of it faults, which on a virtual machine costs more than the arithmetic. Does nothing where the C library is another.
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_TOP_PAD, 1 << 28)
+
+
+def resolve_dtype(name: DtypeName, device: str) -> torch.dtype:
+    """The dtype of activations: what was asked for, or the faster of bf16 and fp32 here."""
+    if name == "auto":
+        return faster_dtype(torch.device(device).type)
+    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+
+
+def describe_machine() -> dict[str, Any]:
+    """Hardware and versions, as recorded with every result."""
+    cpu = platform.processor() or platform.machine()
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        cpu = names[0] if names else cpu
+    return {
+        "cpu": cpu,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "sentencepiece", "constriction")},
+    }
