@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bytefit.cli import main
+
+SUMMARY_KEYS = [
+    "recipe",
+    "size",
+    "seed",
+    "val_bpb",
+    "val_bpb_float",
+    "val_bpb_full",
+    "val_bpb_sliding",
+    "val_bpb_adapted",
+    "artifact_bytes",
+    "budget_bytes",
+    "bytes_by_part",
+    "num_parameters",
+    "steps",
+    "tokens_seen",
+    "train_seconds",
+    "ledger",
+    "proof_bytes_in",
+    "proof_bytes_out",
+    "proof_restored",
+    "compressors_bpb",
+    "tokenizer",
+    "dataset_sha256",
+    "hardware",
+    "versions",
+]
+
+
+def run(capsys, *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_run_folder_holds_the_contract(tiny_run) -> None:
+    names = {path.name for path in tiny_run.path.iterdir()}
+    assert {
+        "recipe.json",
+        "env.json",
+        "metrics.jsonl",
+        "checkpoint",
+        "model.bytefit",
+        "score.json",
+        "proof.json",
+        "summary.json",
+        "report.html",
+    } <= names
+    summary = json.loads(tiny_run.summary.read_text())
+    assert set(SUMMARY_KEYS) <= set(summary)
+    assert summary["artifact_bytes"] == tiny_run.artifact.stat().st_size <= 20_000
+    assert summary["proof_restored"] is True
+    assert summary["val_bpb"] == summary["val_bpb_sliding"] < summary["val_bpb_full"] < min(summary["compressors_bpb"].values())
+    assert set(summary["compressors_bpb"]) == {"zlib-9", "bz2-9", "xz-9e", "zstd-22", "brotli-11"}
+    assert sum(summary["bytes_by_part"].values()) == summary["artifact_bytes"]
+
+
+def test_report_is_one_self_contained_file(tiny_run) -> None:
+    page = tiny_run.report.read_text()
+    summary = json.loads(tiny_run.summary.read_text())
+    assert f"{summary['val_bpb']:.4f}" in page
+    assert "<polyline" in page
+    assert "brotli-11" in page
+    assert not any(mark in page for mark in ("http://", "https://", "<script", "<link", "url("))
+
+
+def test_resume_of_a_finished_run_changes_nothing(tiny_run, dataset, capsys) -> None:
+    before = {
+        path.name: path.read_bytes() for path in tiny_run.path.glob("*.json") if path.name in ("score.json", "proof.json", "pack.json")
+    }
+    code, out, _ = run(capsys, "run", "pocket", "--size", "tiny", "--data", dataset.folder, "--out", tiny_run.path, "--resume")
+    assert code == 0
+    assert "val_bpb: " in out
+    assert "it says:" in out
+    assert all((tiny_run.path / name).read_bytes() == data for name, data in before.items())
+
+
+def test_verbs_on_an_artifact(tiny_run, dataset, tmp_path, capsys) -> None:
+    artifact = tiny_run.artifact
+    code, out, _ = run(capsys, "score", artifact, "--data", dataset.folder, "--json")
+    assert code == 0
+    score = json.loads(out)
+    assert score["bytes"] == dataset.record["splits"]["val"]["raw_bytes"]
+    _, out, _ = run(capsys, "score", artifact, "--data", dataset.folder, "--protocol", "sliding", "--stride", "8", "--json")
+    assert json.loads(out)["bits_per_byte"] < score["bits_per_byte"]
+    code, out, _ = run(capsys, "prove", artifact, "--data", dataset.folder, "--bytes", "1500", "--json")
+    assert code == 0
+    assert json.loads(out)["restored"] is True
+    texts = [tmp_path / "a.txt", tmp_path / "b.bin"]
+    texts[0].write_bytes(b"The quiet river. " * 20)
+    texts[1].write_bytes(bytes(range(256)))
+    code, _, _ = run(capsys, "compress", artifact, *texts, "--out", tmp_path / "both.z")
+    assert code == 0
+    outs = [tmp_path / "a2", tmp_path / "b2"]
+    assert run(capsys, "decompress", artifact, tmp_path / "both.z", "--out", *outs)[0] == 0
+    assert [path.read_bytes() for path in outs] == [path.read_bytes() for path in texts]
+    code, out, _ = run(capsys, "generate", artifact, "--prompt", "The", "--tokens", "12", "--json")
+    assert code == 0
+    assert json.loads(out)["text"].startswith("The")
+
+
+def test_pack_again_into_fewer_bytes(dataset, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    assert run(capsys, "train", "pocket", "--size", "tiny", "--steps", "5", "--data", dataset.folder, "--out", out)[0] == 0
+    for budget in (15_000, 9_000):
+        code, text, _ = run(capsys, "pack", out, "--bytes", budget, "--json")
+        assert code == 0
+        assert 0.98 * budget < json.loads(text)["bytes"] <= budget
+    assert run(capsys, "score", out)[0] == 0
+    assert run(capsys, "prove", out, "--bytes", "500")[0] == 0
+    code, _, err = run(capsys, "report", out)
+    assert code == 2
+    assert "no summary.json yet" in err
+
+
+def test_show_counts_without_training(capsys) -> None:
+    code, out, _ = run(capsys, "show", "baseline", "--size", "full", "--json")
+    assert code == 0
+    record = json.loads(out)
+    assert record["num_parameters"] == 17_059_912
+    assert sum(part["parameters"] for part in record["parts"]) == 17_059_912
+    code, out, _ = run(capsys, "show", "baseline", "--size", "full")
+    assert "num_parameters: 17059912" in out
+
+
+def test_data_build_and_its_record(write, tmp_path, capsys, documents) -> None:
+    source = write("docs.jsonl", "".join(json.dumps({"text": document}) + "\n" for document in documents))
+    code, out, _ = run(capsys, "data", "build", source, "--out", tmp_path / "d", "--vocab", "320", "--json")
+    assert code == 0
+    record = json.loads(out)
+    for side in record["splits"].values():
+        assert side["raw_bytes"] == side["counted_bytes"]
+    code, out, _ = run(capsys, "data", "build", source, "--out", tmp_path / "b", "--tokenizer", "bytes", "--val", source)
+    assert code == 2  # every training document stands in the validation text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nothing"], "unknown recipe 'nothing'; known recipes: pocket"),
+        (["run", "pocket", "--size", "huge"], "has no size 'huge'"),
+        (["run", "pocket", "--set", "model.dmi=3"], "has no field 'dmi'"),
+        (["run", "pocket", "--set", "model.dim=wide"], "expected int, got 'wide'"),
+        (["run", "pocket", "--set", "model.dim"], "write PATH=VALUE"),
+        (["run", "pocket", "--set", "train.seq_len=100000"], "must be a multiple of seq_len"),
+        (["run", "pocket", "--set", "score.window=4096"], "model.context"),
+        (["run", "pocket", "--seconds", "1", "--steps", "1"], "not both"),
+        (["run", "pocket", "--seconds", "-1"], "must be above 0"),
+        (["run", "pocket", "--bytes", "0"], "budget_bytes 0"),
+        (["run", "pocket", "--data", "/nowhere"], "is not a folder"),
+        (["score", "/nowhere.bytefit", "--data", "x"], "cannot read /nowhere.bytefit"),
+        (["generate", "/nowhere.bytefit"], "cannot read /nowhere.bytefit"),
+        (["data", "build", "/nowhere", "--out", "/tmp/never"], "does not exist"),
+        (["data", "build", "/dev/null", "--out", "/tmp/never", "--tokenizer", "nope.model"], "give bpe, bytes or an existing"),
+        (["report", "/nowhere"], "is not a run folder"),
+    ],
+)
+def test_mistakes_are_one_clear_line(capsys, arguments, message) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert out == ""
+
+
+def test_out_that_is_taken(tiny_run, dataset, tmp_path, capsys) -> None:
+    code, _, err = run(capsys, "run", "pocket", "--size", "tiny", "--data", dataset.folder, "--out", tiny_run.path)
+    assert code == 2
+    assert "already holds a run" in err
+    code, _, err = run(
+        capsys, "run", "pocket", "--size", "tiny", "--seed", "9", "--data", dataset.folder, "--out", tiny_run.path, "--resume"
+    )
+    assert code == 2
+    assert "seed is 1337, not 9" in err
+    (tmp_path / "mine.txt").write_text("x")
+    code, _, err = run(capsys, "run", "pocket", "--size", "tiny", "--data", dataset.folder, "--out", tmp_path)
+    assert code == 2
+    assert "is not a run folder" in err
+
+
+def test_artifact_on_a_foreign_dataset(tiny_run, write, tmp_path, capsys, documents) -> None:
+    source = write("other.jsonl", "".join(json.dumps({"text": document[::-1]}) + "\n" for document in documents))
+    assert run(capsys, "data", "build", source, "--out", tmp_path / "other", "--vocab", "320")[0] == 0
+    code, _, err = run(capsys, "score", tiny_run.artifact, "--data", tmp_path / "other")
+    assert code == 2
+    assert "tokenizer is not the one of" in err
+
+
+def test_help_shows_examples() -> None:
+    for verb in ([], ["run"], ["data", "build"], ["score"], ["compress"], ["show"], ["generate"]):
+        done = subprocess.run([sys.executable, "-m", "bytefit", *verb, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0
+        assert "examples:\n  bytefit" in done.stdout

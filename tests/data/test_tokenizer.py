@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bytefit.data.byte_table import byte_table, contest_table, exact_table
+from bytefit.data.tokenizer import (
+    BOS_ID,
+    SPACE_MARK,
+    ByteTokenizer,
+    SentencePieceTokenizer,
+    TokenizerConfig,
+    load_tokenizer,
+    train_tokenizer,
+)
+from bytefit.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def lossless(documents) -> SentencePieceTokenizer:
+    return train_tokenizer(TokenizerConfig(vocab_size=400), lambda: documents)
+
+
+@pytest.fixture(scope="module")
+def contest(documents) -> SentencePieceTokenizer:
+    return train_tokenizer(TokenizerConfig(vocab_size=400, normalization="nmt_nfkc"), lambda: documents)
+
+
+def test_same_text_gives_the_same_tokenizer(documents, lossless) -> None:
+    assert train_tokenizer(TokenizerConfig(vocab_size=400), lambda: documents).to_bytes() == lossless.to_bytes()
+
+
+def test_losslessness_is_known(lossless, contest) -> None:
+    assert lossless.lossless
+    assert ByteTokenizer().lossless
+    assert not contest.lossless
+
+
+def test_digits_are_split_and_no_space_is_invented(lossless) -> None:
+    pieces = [lossless.pieces[i] for i in lossless.encode(["1984 bread"])[0]]
+    assert pieces[:4] == ["1", "9", "8", "4"]
+    assert not pieces[0].startswith(SPACE_MARK)
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text(max_size=200))
+def test_lossless_tokenizer_restores_any_text(lossless, text) -> None:
+    ids = lossless.encode_exact(text.encode())
+    assert lossless.decode(ids) == text.encode()
+    assert BOS_ID not in ids
+    if SPACE_MARK not in text:
+        table, row = exact_table(lossless), np.array([BOS_ID, *lossless.encode([text])[0]])
+        assert table.count(row[1:], row[:-1]).sum() == len(text.encode())
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.binary(max_size=200), which=st.sampled_from(["lossless", "contest", "bytes"]))
+def test_any_bytes_can_be_written_exactly(lossless, contest, data, which) -> None:
+    tokenizer = {"lossless": lossless, "contest": contest, "bytes": ByteTokenizer()}[which]
+    assert tokenizer.decode(tokenizer.encode_exact(data)) == data
+
+
+def test_contest_table_covers_every_kind_of_piece(contest) -> None:
+    """Each kind against the rule written out by hand (spec 1.4)."""
+    table = contest_table(contest)
+
+    def piece(text: str) -> int:
+        return contest.pieces.index(text)
+
+    def count(target: int, previous: int) -> int:
+        return int(table.count(np.array([target]), np.array([previous]))[0])
+
+    the, lone, byte, plain = piece(SPACE_MARK + "the"), piece(SPACE_MARK), piece("<0x41>"), piece("e")
+    assert count(plain, plain) == 1
+    assert count(the, plain) == 4  # the space and three letters
+    assert count(the, BOS_ID) == 3  # no space is written after a document's start
+    assert count(the, byte) == 4
+    assert count(lone, plain) == 1
+    assert count(lone, BOS_ID) == 0
+    assert count(byte, plain) == 1
+    assert count(byte, BOS_ID) == 1
+    for control in (0, BOS_ID, 2, 3):
+        assert count(control, plain) == 0
+        assert count(the, control) == 3
+    accented = piece("é")
+    assert count(accented, plain) == 2
+
+
+def test_contest_table_equals_what_the_detokeniser_writes(contest, documents) -> None:
+    """On real text the contest's count is the length of the text that SentencePiece decodes."""
+    table = byte_table(contest)
+    for document in documents[:20]:
+        row = np.array([BOS_ID, *contest.encode([document])[0]])
+        decoded = contest._processor.decode(row[1:].tolist())
+        assert table.count(row[1:], row[:-1]).sum() == len(decoded.encode())
+
+
+def test_byte_tokenizer_counts_bytes() -> None:
+    tokenizer = ByteTokenizer()
+    table, ids = byte_table(tokenizer), np.array([BOS_ID, *tokenizer.encode(["naïve 🙂"])[0]])
+    assert table.count(ids[1:], ids[:-1]).sum() == len("naïve 🙂".encode())
+    assert load_tokenizer(tokenizer.to_bytes()).vocab_size == 260
+
+
+def test_bad_models_and_vocabularies(documents) -> None:
+    with pytest.raises(UserError, match="not a SentencePiece model"):
+        load_tokenizer(b"nonsense")
+    with pytest.raises(ValueError, match="vocab_size 100"):
+        TokenizerConfig(vocab_size=100)
+    with pytest.raises(UserError, match="vocabulary of 400"):
+        train_tokenizer(TokenizerConfig(vocab_size=400), lambda: [])

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bytefit.artifact.load import load_artifact
+from bytefit.errors import UserError
+from bytefit.model.attention import AttentionConfig
+from bytefit.model.head import HeadConfig
+from bytefit.model.language_model import ModelConfig
+from bytefit.model.mlp import ReluSquaredConfig
+from bytefit.model.plan import unet_plan
+from bytefit.score.coder import cut_into_streams, decode_streams, encode_streams
+from bytefit.score.compressed import compress, decompress
+from bytefit.score.generate import generate
+from bytefit.score.prove import cut_documents, prove
+from bytefit.score.scorer import score, target_nats
+from bytefit.score.windows import Full, Sliding
+
+CONFIG = ModelConfig(
+    vocab_size=61,
+    dim=16,
+    context=16,
+    plan=unet_plan(2),
+    attention=AttentionConfig(num_heads=2, num_kv_heads=1),
+    mlp=ReluSquaredConfig(width=2),
+    head=HeadConfig(softcap=8.0),
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    model = CONFIG.build()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn_like(p) * 0.4)
+    return model.eval()
+
+
+PROTOCOLS = st.one_of(
+    st.integers(1, 16).map(lambda w: Full(window=w)),
+    st.integers(1, 16).flatmap(lambda w: st.integers(1, w).map(lambda s: Sliding(window=w, stride=s))),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(protocol=PROTOCOLS, num_tokens=st.integers(0, 100))
+def test_every_target_is_scored_exactly_once(protocol, num_tokens) -> None:
+    scored = [t for w in protocol.windows(num_tokens) for t in range(w.first, w.end + 1)]
+    assert scored == list(range(1, num_tokens))
+    for i, w in enumerate(protocol.windows(num_tokens)):
+        assert w.start < w.first
+        assert w.end - w.start <= protocol.window
+        if i and isinstance(protocol, Sliding):
+            assert w.first - 1 - w.start >= protocol.window - protocol.stride
+
+
+@pytest.mark.parametrize("protocol", [Full(window=16), Full(window=7), Sliding(window=16, stride=4), Sliding(window=9, stride=9)])
+def test_score_equals_one_token_at_a_time(model, protocol) -> None:
+    """Each target alone, from exactly the context that the protocol allows."""
+    tokens = np.random.default_rng(0).integers(0, 61, 75)
+    nats = target_nats(model, tokens, protocol, torch.float32)
+    assert nats.shape == (74,)
+    for w in protocol.windows(len(tokens)):
+        for t in range(w.first, w.end + 1):
+            with torch.no_grad():
+                logits = model.logits(torch.from_numpy(tokens[None, w.start : t]))[0, -1].double()
+            assert nats[t - 1] == pytest.approx(-float(torch.log_softmax(logits, -1)[tokens[t]]), abs=1e-5)
+
+
+def test_score_counts_the_splits_own_bytes(tiny_run, dataset) -> None:
+    artifact = load_artifact(tiny_run.artifact)
+    tokens = dataset.val.all()
+    result = score(artifact.model, tokens, dataset.byte_table, Full(window=64), torch.float32)
+    assert result.bytes == dataset.record["splits"]["val"]["raw_bytes"]
+    assert result.targets == len(tokens) - 1
+    assert result.bits_per_byte == pytest.approx(result.nats / math.log(2) / result.bytes)
+
+
+def test_more_context_scores_better(tiny_run, dataset) -> None:
+    artifact, tokens = load_artifact(tiny_run.artifact), dataset.val.all()
+    full = score(artifact.model, tokens, dataset.byte_table, Full(window=64), torch.float32)
+    sliding = score(artifact.model, tokens, dataset.byte_table, Sliding(window=64, stride=16), torch.float32)
+    assert sliding.nats < full.nats
+
+
+def test_impossible_scores(model) -> None:
+    with pytest.raises(UserError, match="longer than the model's context"):
+        target_nats(model, np.zeros(50, dtype=np.int64), Full(window=17), torch.float32)
+    with pytest.raises(ValueError, match="stride 9"):
+        Sliding(window=8, stride=9)
+
+
+@pytest.mark.parametrize("num_streams", [1, 3, 7])
+@pytest.mark.parametrize("protocol", [Sliding(window=16, stride=8), Sliding(window=16, stride=16), Sliding(window=5, stride=1)])
+def test_streams_come_back_and_cost_what_the_score_says(model, num_streams, protocol) -> None:
+    tokens = np.random.default_rng(2).integers(2, 61, 200)
+    streams = cut_into_streams(tokens, num_streams)
+    words = encode_streams(model, streams, protocol)
+    decoded = decode_streams(model, words, [len(s) for s in streams], protocol)
+    assert (np.concatenate(decoded) == tokens).all()
+    nats = sum(target_nats(model, np.concatenate([[1], s]), protocol, torch.float32).sum() for s in streams)
+    assert 32 * len(words) == pytest.approx(nats / math.log(2), abs=64)
+
+
+@pytest.mark.parametrize(
+    "documents",
+    [
+        [],
+        [b""],
+        [b"plain text\n"],
+        [b"", b"two", b""],
+        [bytes(range(256)) * 2],
+        ["naïve \u2581 mark 🙂 \r\n\t".encode(), b"\xff\xfe broken utf-8 \xc3"],
+    ],
+)
+def test_any_bytes_survive_compression(tiny_run, documents) -> None:
+    artifact = load_artifact(tiny_run.artifact)
+    assert decompress(artifact, compress(artifact, documents)) == documents
+
+
+def test_learnt_text_is_compressed_well(tiny_run, dataset) -> None:
+    artifact = load_artifact(tiny_run.artifact)
+    documents = dataset.val_documents(4000)
+    assert len(compress(artifact, documents)) < 0.45 * sum(map(len, documents))
+
+
+def test_thread_count_travels_in_the_file(tiny_run) -> None:
+    artifact = load_artifact(tiny_run.artifact)
+    data = compress(artifact, [b"some text " * 30])
+    torch.set_num_threads(1)
+    try:
+        assert decompress(artifact, data) == [b"some text " * 30]
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: b"x" + d[1:], "magic"),
+        (lambda d: d[:20], "cut short"),
+        (lambda d: d[:8] + b"\x09" + d[9:], "format 9"),
+        (lambda d: d[:10] + bytes(8) + d[18:], "another artifact"),
+        (lambda d: d.replace(b"torch ", b"forch "), "another class of machine"),
+        (lambda d: d[:-1], "cut short"),
+        (lambda d: d[:-8] + bytes(8), "damaged|does not decode"),
+    ],
+)
+def test_bad_compressed_files(tiny_run, change, message) -> None:
+    artifact = load_artifact(tiny_run.artifact)
+    data = compress(artifact, [b"The quiet river was open. " * 8])
+    with pytest.raises(UserError, match=message):
+        decompress(artifact, change(data))
+
+
+def test_proof_holds_and_notices_a_wrong_model(tiny_run, dataset, tmp_path) -> None:
+    documents = cut_documents(dataset.val_documents(5000), 5000)
+    assert sum(map(len, documents)) == 5000
+    proof = prove(tiny_run.artifact, documents, tmp_path / "proof")
+    assert proof.holds
+    assert proof.restored
+    assert abs(proof.agreement) < 0.01
+    assert not dataclasses.replace(proof, coded_bits=proof.coded_bits * 2).holds
+    assert not dataclasses.replace(proof, restored=False).holds
+
+
+def test_proof_fails_where_decoding_differs(tiny_run, dataset, tmp_path, monkeypatch) -> None:
+    """A decoder that computes other probabilities must not restore the text."""
+    import bytefit.score.coder as coder
+
+    documents = cut_documents(dataset.val_documents(3000), 3000)
+    real, calls = coder._Predictor.next, []
+
+    def shifted(self, ids):
+        calls.append(1)
+        probabilities = real(self, ids)
+        return np.roll(probabilities, 1, axis=1) if len(calls) > 400 else probabilities
+
+    monkeypatch.setattr(coder._Predictor, "next", shifted)
+    assert not prove(tiny_run.artifact, documents, tmp_path / "proof").restored
+
+
+def test_generation_is_seeded_and_survives_long_texts(tiny_run) -> None:
+    artifact = load_artifact(tiny_run.artifact)
+    one, two, other = (b"".join(generate(artifact, b"The", num_tokens=150, seed=s, temperature=1.2)) for s in (1, 1, 2))
+    assert one == two != other
+    greedy = [b"".join(generate(artifact, b"The river", num_tokens=20, temperature=0, seed=s)) for s in (1, 2)]
+    assert greedy[0] == greedy[1]
+    assert b"".join(generate(artifact, b"word " * 300, num_tokens=5)) is not None
+    with pytest.raises(UserError, match="top_p"):
+        next(generate(artifact, b"", num_tokens=1, top_p=0.0))

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bytefit.config import from_json, replace_at, to_json
+from bytefit.errors import UserError
+from bytefit.quant.grid import RowGrid
+from bytefit.recipes import RECIPES
+from bytefit.recipes.recipe import Recipe
+
+EVERY = [(name, size) for name, sizes in RECIPES.items() for size in sizes]
+
+
+@pytest.mark.parametrize(("name", "size"), EVERY)
+def test_recipes_reload_exactly(name, size) -> None:
+    recipe = RECIPES[name][size]()
+    assert from_json(Recipe, json.loads(json.dumps(to_json(recipe)))) == recipe
+    assert (recipe.name, recipe.size) == (name, size)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["train"].update(typo=1), "train: unknown key 'typo'"),
+        (lambda r: r["train"].pop("seq_len"), "train: key 'seq_len' is missing"),
+        (lambda r: r["model"].update(dim="8"), "model.dim: expected int, got '8'"),
+        (lambda r: r["model"].update(dim=True), "model.dim: expected int, got True"),
+        (lambda r: r["train"]["loader"].update(type="Magic"), "train.loader: type 'Magic' is not one of"),
+        (lambda r: r["model"]["plan"][0].update(block=7), "model: plan uses blocks"),
+        (lambda r: r.update(size="giant"), "size: 'giant' is not one of 'full', 'lab', 'tiny'"),
+    ],
+)
+def test_recipes_reload_strictly(change, message) -> None:
+    record = json.loads(json.dumps(to_json(RECIPES["pocket"]["tiny"]())))
+    change(record)
+    with pytest.raises(UserError) as caught:
+        from_json(Recipe, record)
+    assert message in str(caught.value)
+
+
+def test_set_replaces_one_leaf_or_a_whole_part() -> None:
+    recipe = RECIPES["pocket"]["tiny"]()
+    assert replace_at(recipe, "train.optimizer.matrices.lr", "0.5").train.optimizer.matrices.lr == 0.5
+    changed = replace_at(recipe, "pack.quant.mlp", '{"type": "RowGrid", "levels": 31}')
+    assert changed.pack.quant.mlp == RowGrid(levels=31)
+    assert recipe.pack.quant.mlp != changed.pack.quant.mlp
+    with pytest.raises(UserError, match=r"--set seed\.x: 1337 has no fields"):
+        replace_at(recipe, "seed.x", "1")

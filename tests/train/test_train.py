@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import safetensors.torch
+import torch
+
+from bytefit.errors import UserError
+from bytefit.ledger import Ledger
+from bytefit.recipes import find_recipe
+from bytefit.run.steps import new_model
+from bytefit.train.checkpoint import load_checkpoint
+from bytefit.train.loop import Interrupted, TrainConfig, train
+from bytefit.train.metrics import read_metrics
+from tests.conftest import ONE_RANK
+
+RECIPE = find_recipe("pocket", "tiny")
+
+
+def config(**changes) -> TrainConfig:
+    base = dataclasses.replace(RECIPE.train, steps=20, dtype="float32", checkpoint_seconds=1e9)
+    return dataclasses.replace(base, **changes)
+
+
+def train_tiny(dataset, folder, settings: TrainConfig, *, resume=False, ledger=None):
+    recipe = dataclasses.replace(RECIPE, model=dataclasses.replace(RECIPE.model, vocab_size=dataset.tokenizer.vocab_size))
+    folder.mkdir(exist_ok=True)
+    return train(
+        new_model(recipe), settings, dataset.train, seed=5, folder=folder, ledger=ledger or Ledger(), ranks=ONE_RANK, resume=resume
+    )
+
+
+def losses(folder) -> list[float]:
+    return [record["loss"] for record in read_metrics(folder / "metrics.jsonl")]
+
+
+def same(a, b) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_training_learns_and_repeats_itself(dataset, tmp_path) -> None:
+    first = train_tiny(dataset, tmp_path / "a", config(steps=60))
+    assert losses(tmp_path / "a")[-1] < 0.75 * losses(tmp_path / "a")[0]
+    assert same(first.weights, train_tiny(dataset, tmp_path / "b", config(steps=60)).weights)
+
+
+def test_warmup_leaves_no_trace(dataset, tmp_path) -> None:
+    with_warmup = train_tiny(dataset, tmp_path / "a", config(warmup_steps=3))
+    without = train_tiny(dataset, tmp_path / "b", config(warmup_steps=0))
+    assert same(with_warmup.weights, without.weights)
+
+
+def test_gradient_accumulation_is_the_same_batch(dataset, tmp_path) -> None:
+    train_tiny(dataset, tmp_path / "a", config())
+    train_tiny(dataset, tmp_path / "b", config(micro_batch_tokens=256))
+    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), abs=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"ema_decay": 0.9}, {"clip_norm": 0.05}])
+def test_options_are_active(dataset, tmp_path, changes) -> None:
+    plain = train_tiny(dataset, tmp_path / "a", config())
+    changed = train_tiny(dataset, tmp_path / "b", config(**changes))
+    assert not same(plain.weights, changed.weights)
+    if "ema_decay" in changes:
+        assert losses(tmp_path / "a") == losses(tmp_path / "b")  # an average watches, it does not steer
+
+
+def test_compiled_training_follows_eager(dataset, tmp_path) -> None:
+    train_tiny(dataset, tmp_path / "a", config(steps=8))
+    ledger = Ledger()
+    train_tiny(dataset, tmp_path / "b", config(steps=8, compile=True), ledger=ledger)
+    assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), abs=2e-3)
+    assert ledger.seconds["compile"] > 0
+
+
+def test_clock_budget_is_kept(dataset, tmp_path) -> None:
+    ledger = Ledger()
+    start = time.perf_counter()
+    train_tiny(dataset, tmp_path / "a", config(steps=None, seconds=1.5), ledger=ledger)
+    assert 1.5 <= ledger.seconds["train"] < 3.5
+    assert sum(ledger.seconds.values()) <= time.perf_counter() - start
+    assert read_metrics(tmp_path / "a" / "metrics.jsonl")[-1]["lr_scale"] < 0.2
+
+
+def test_signal_saves_and_resume_goes_on_bit_for_bit(dataset, tmp_path, monkeypatch) -> None:
+    undisturbed = train_tiny(dataset, tmp_path / "a", config(ema_decay=0.9))
+    import bytefit.train.loop as loop
+
+    real, count = loop._step, []
+
+    def step_then_signal(*arguments):
+        count.append(1)
+        if len(count) == 2 + 7:  # two warm-up steps, then seven real ones
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "_step", step_then_signal)
+    with pytest.raises(Interrupted, match="step 7"):
+        train_tiny(dataset, tmp_path / "b", config(ema_decay=0.9))
+    monkeypatch.setattr(loop, "_step", real)
+    assert load_checkpoint(tmp_path / "b" / "checkpoint").progress["finished"] is False
+    resumed = train_tiny(dataset, tmp_path / "b", config(ema_decay=0.9), resume=True)
+    assert same(resumed.weights, undisturbed.weights)
+    assert losses(tmp_path / "b") == losses(tmp_path / "a")
+
+
+def test_sigkill_at_a_random_moment_loses_nothing(dataset, tmp_path) -> None:
+    """`bytefit run` killed twice without warning, then resumed, ends with the weights of an undisturbed run."""
+
+    def start(out, *more):
+        arguments = ["run", "pocket", "--size", "tiny", "--steps", "150", "--data", str(dataset.folder), "--out", str(out)]
+        settings = ["--set", "train.checkpoint_seconds=0.05", "--set", "score.max_bytes=2000", "--set", "score.proof_bytes=300"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "bytefit", *arguments, *settings, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    undisturbed = start(tmp_path / "a")
+    assert undisturbed.wait() == 0, undisturbed.stderr.read()
+    undisturbed.stderr.close()
+    generator = random.Random()
+    for _ in range(2):
+        process = start(tmp_path / "b", "--resume")
+        metrics = tmp_path / "b" / "metrics.jsonl"
+        before = len(read_metrics(metrics))
+        while len(read_metrics(metrics)) <= before + 3 and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(generator.uniform(0, 0.5))
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    last = start(tmp_path / "b", "--resume")
+    assert last.wait() == 0, last.stderr.read()
+    last.stderr.close()
+    weights = [load_checkpoint(tmp_path / run / "checkpoint").weights for run in "ab"]
+    assert same(*weights)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    artifacts = [(tmp_path / run / "model.bytefit").read_bytes() for run in "ab"]
+    assert artifacts[0] == artifacts[1]
+
+
+def test_two_ranks_and_one_give_the_same_curve(dataset, tmp_path) -> None:
+    arguments = ["train", "pocket", "--size", "tiny", "--steps", "25", "--data", str(dataset.folder), "--set", "train.dtype=float32"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bytefit"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for command, out in ((torchrun, "two"), ([sys.executable, "-m", "bytefit"], "one")):
+        done = subprocess.run([*command, *arguments, "--out", str(tmp_path / out)], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+    assert len(losses(tmp_path / "one")) == 25
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+
+
+def test_damaged_and_foreign_checkpoints(dataset, tmp_path) -> None:
+    folder = tmp_path / "a"
+    train_tiny(dataset, folder, config(steps=3))
+    state = json.loads((folder / "checkpoint" / "state.json").read_text())
+    tensors = folder / "checkpoint" / state["tensors"]
+    good = tensors.read_bytes()
+    tensors.write_bytes(good[: len(good) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        train_tiny(dataset, folder, config(steps=6), resume=True)
+    held = safetensors.torch.load(good)
+    held["weights/embedding"] = held["weights/embedding"][:, :4].contiguous()
+    tensors.write_bytes(safetensors.torch.save(held))
+    with pytest.raises(UserError, match="belong to another model"):
+        train_tiny(dataset, folder, config(steps=6), resume=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(dataset, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "a"
+    train_tiny(dataset, folder, config(steps=3))
+    import bytefit.files as files
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(UserError, match="no space left"):
+        train_tiny(dataset, folder, config(steps=6), resume=True)
+    monkeypatch.undo()
+    assert load_checkpoint(folder / "checkpoint").progress["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": None}, "exactly one of train.seconds and train.steps"),
+        ({"batch_tokens": 100}, "multiple of seq_len 64"),
+        ({"steps": 0}, "must be above 0"),
+    ],
+)
+def test_impossible_settings(changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(**changes)
+
+
+def test_diverged_run_says_so(dataset, tmp_path) -> None:
+    optimizer = dataclasses.replace(RECIPE.train.optimizer, gains=dataclasses.replace(RECIPE.train.optimizer.gains, lr=1e38))
+    with pytest.raises(UserError, match="loss became NaN"):
+        train_tiny(dataset, tmp_path / "a", config(optimizer=optimizer, warmup_steps=0))
