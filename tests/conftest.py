@@ -17,50 +17,10 @@ from bytefit.run.pipeline import run
 from bytefit.train.ranks import Ranks
 
 ONE_RANK = Ranks(0, 1, "cpu")
-_WORDS = [
-    "the",
-    "a",
-    "of",
-    "and",
-    "to",
-    "in",
-    "is",
-    "was",
-    "it",
-    "for",
-    "with",
-    "on",
-    "that",
-    "by",
-    "as",
-    "river",
-    "stone",
-    "bread",
-    "window",
-    "letter",
-    "garden",
-    "winter",
-    "morning",
-    "engine",
-    "number",
-    "small",
-    "quiet",
-    "bright",
-    "heavy",
-    "open",
-    "early",
-    "walked",
-    "found",
-    "carried",
-    "wrote",
-    "opened",
-    "counted",
-    "17",
-    "1984",
-    "café",
-    "naïve",
-    "🙂",
-]
+_WORDS = """
+    the a of and to in is was it for with on that by as river stone bread window letter garden winter morning engine number small
+    quiet bright heavy open early walked found carried wrote opened counted 17 1984 café naïve 🙂
+""".split()
 
 
 def make_documents(count: int, seed: int = 0) -> list[str]:

@@ -65,7 +65,7 @@ def test_entropy_coder_beats_one_table_where_rows_differ() -> None:
 @pytest.mark.parametrize("codec", ["range", "zlib", "zstd", "lzma", "brotli"])
 @pytest.mark.parametrize("levels", [31, 127, 400])
 def test_what_is_loaded_is_what_was_quantised(tiny, dataset, codec, levels) -> None:
-    weights, infos, recipe = tiny
+    weights, infos, _ = tiny
     grid = RowGrid(levels=levels)
     quant = QuantConfig(table=grid, attention=grid, mlp=grid, head=grid)
     result = packed(tiny, dataset, budget_bytes=100_000, codec=codec, quant=quant, fit=False)
@@ -85,7 +85,7 @@ def test_every_byte_belongs_to_one_part(tiny, dataset) -> None:
     assert set(result.parts) == {"header", "config", "tokenizer", "gains", "scales", "table", "attention", "mlp"}
 
 
-@pytest.mark.parametrize("budget", [9_000, 12_345, 16_000, 30_000])
+@pytest.mark.parametrize("budget", [9_000, 12_345, 16_000, 24_000])
 def test_fit_lands_just_under_the_budget(tiny, dataset, budget) -> None:
     size = len(packed(tiny, dataset, budget_bytes=budget).data)
     assert 0.985 * budget < size <= budget

@@ -8,32 +8,11 @@ import pytest
 
 from bytefit.cli import main
 
-SUMMARY_KEYS = [
-    "recipe",
-    "size",
-    "seed",
-    "val_bpb",
-    "val_bpb_float",
-    "val_bpb_full",
-    "val_bpb_sliding",
-    "val_bpb_adapted",
-    "artifact_bytes",
-    "budget_bytes",
-    "bytes_by_part",
-    "num_parameters",
-    "steps",
-    "tokens_seen",
-    "train_seconds",
-    "ledger",
-    "proof_bytes_in",
-    "proof_bytes_out",
-    "proof_restored",
-    "compressors_bpb",
-    "tokenizer",
-    "dataset_sha256",
-    "hardware",
-    "versions",
-]
+SUMMARY_KEYS = """
+    recipe size seed val_bpb val_bpb_float val_bpb_full val_bpb_sliding val_bpb_adapted artifact_bytes budget_bytes bytes_by_part
+    num_parameters steps tokens_seen train_seconds ledger proof_bytes_in proof_bytes_out proof_restored compressors_bpb tokenizer
+    dataset_sha256 hardware versions
+""".split()
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:

@@ -138,7 +138,7 @@ def test_ranks_share_one_global_batch(config) -> None:
 
 
 def test_shuffled_loader_visits_each_window_once_an_epoch() -> None:
-    stream = TokenStream([np.arange(16 * 40 + 1, dtype=np.uint16)])
+    stream = TokenStream([np.arange(16 * 41, dtype=np.uint16)])
     loader = ShuffledConfig().build(stream, 16, 8, seed=3)
     for epoch in range(3):
         starts = np.concatenate([loader.rows(epoch * 5 + step, 0, 8)[:, 0] for step in range(5)])

@@ -1,0 +1,48 @@
+"""Run the pocket recipe with several seeds and keep every summary.
+
+python benchmarks/pocket.py --data web --seeds 1 2 3 --out benchmarks/results/pocket_web.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="dataset folder (default: the embedded corpus)")
+    parser.add_argument("--recipe", default="pocket")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1337])
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    summaries = []
+    for seed in options.seeds:
+        folder = options.runs / f"{options.out.stem}-{options.recipe}-s{seed}"
+        shutil.rmtree(folder, ignore_errors=True)
+        command = ["bytefit", "run", options.recipe, "--seed", str(seed), "--out", str(folder), "--json"]
+        command += ["--data", str(options.data)] if options.data else []
+        done = subprocess.run([str(Path(sys.executable).with_name("bytefit")), *command[1:]], stdout=subprocess.PIPE, text=True, check=True)
+        summary = json.loads(done.stdout)
+        summaries.append(summary)
+        print(f"seed {seed}: {summary['val_bpb']:.4f} bits per byte, {summary['artifact_bytes']:,} bytes", file=sys.stderr)
+        name = options.data.name if options.data else None
+        record = {
+            "benchmark": "pocket",
+            "command": shlex.join(["python", *sys.argv]),
+            "commit": commit,
+            "dataset": name or "embedded corpus",
+            "summaries": summaries,
+        }
+        options.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

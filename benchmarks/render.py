@@ -1,0 +1,117 @@
+"""Render docs/results.md and the README's picture from the committed results.
+
+python benchmarks/render.py
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from html import escape
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def read(name: str) -> dict[str, Any] | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def provenance(record: dict[str, Any]) -> str:
+    machine = record.get("machine") or record["summaries"][0]["hardware"]
+    return f"`{record['command']}` at commit `{record['commit'][:10]}`; {machine['cpu']}, {machine['cpu_capability']}, {machine['threads']} threads."
+
+
+def mean(summaries: list[dict[str, Any]], key: str) -> float:
+    return statistics.fmean(summary[key] for summary in summaries)
+
+
+def pocket_section(title: str, record: dict[str, Any]) -> list[str]:
+    runs = record["summaries"]
+    first = runs[0]
+    lines = [
+        f"## {title}",
+        "",
+        provenance(record),
+        f"Dataset hash `{first['dataset_sha256'][:16]}`, {first['val_bytes']:,} bytes of validation text.",
+        "",
+        "| seed | float | packed | packed, sliding | artifact bytes | steps | tokens | training s | strict s | proof |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for run in runs:
+        proof = f"{run['proof_bytes_in']:,} → {run['proof_bytes_out']:,}, {'restored' if run['proof_restored'] else 'NOT restored'}"
+        lines.append(
+            f"| {run['seed']} | {run['val_bpb_float']:.4f} | {run['val_bpb_full']:.4f} | {run['val_bpb_sliding']:.4f} "
+            f"| {run['artifact_bytes']:,} | {run['steps']:,} | {run['tokens_seen']:,} | {run['train_seconds']:.1f} "
+            f"| {run['ledger']['strict']:.0f} | {proof} |"
+        )
+    lines += ["", "The compressors on the same text, bits per byte: "
+              + ", ".join(f"{name} {value:.3f}" for name, value in first["compressors_bpb"].items()) + ".", ""]  # fmt: skip
+    return lines
+
+
+def throughput_section(record: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Training throughput",
+        "",
+        provenance(record),
+        f"One step of the pocket model: {record['batch_tokens']:,} tokens in windows of {record['seq_len']}. Medians of interleaved rounds.",
+        "",
+        "| variant | ms a step | tokens/s | against plain | first step (compiles), s |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in record["rows"]:
+        lines.append(
+            f"| {row['variant']} | {row['milliseconds']:.1f} | {row['tokens_per_second']:,} | {row['speedup']:.2f}× "
+            f"| {row['first_step_seconds']:.1f} |"
+        )
+    return [*lines, ""]
+
+
+def picture(record: dict[str, Any]) -> str:
+    """A bar chart of bits per byte, readable on light and dark pages."""
+    runs = record["summaries"]
+    rows = [("bytefit pocket", mean(runs, "val_bpb"))] + sorted(runs[0]["compressors_bpb"].items(), key=lambda item: item[1])
+    longest = max(value for _, value in rows)
+    height = 34 * len(rows) + 46
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" font-family="system-ui, sans-serif" font-size="15">',
+        "<style>text{fill:#57606a}@media(prefers-color-scheme:dark){text{fill:#c9d1d9}}</style>",
+        f'<text x="8" y="22">bits per byte of {runs[0]["val_bytes"] / 1e6:.2f} MB of unseen English text (lower is better)</text>',
+    ]
+    for i, (name, value) in enumerate(rows):
+        y, width = 40 + 34 * i, 470 * value / longest
+        colour = "#2e6fdb" if i == 0 else "#9aa4b2"
+        parts.append(f'<text x="130" y="{y + 17}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<rect x="140" y="{y}" width="{width:.1f}" height="24" rx="4" fill="{colour}"/>')
+        parts.append(f'<text x="{148 + width:.1f}" y="{y + 17}">{value:.3f}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def main() -> None:
+    lines = [
+        "# Results",
+        "",
+        "Rendered by `make results` from `benchmarks/results/*.json`. Every table names its command, commit and hardware.",
+        "",
+    ]
+    web, embedded, throughput = read("pocket_web"), read("pocket_embedded"), read("throughput")
+    if web:
+        lines += pocket_section("`pocket` on web text", web)
+        (ROOT / "docs" / "pictures").mkdir(exist_ok=True)
+        (ROOT / "docs" / "pictures" / "pocket.svg").write_text(picture(web))
+    if embedded:
+        lines += pocket_section("`pocket` on the embedded corpus (`make demo`)", embedded)
+    if throughput:
+        lines += throughput_section(throughput)
+    lines += ["## Systems", "", "| system | size | bits per byte |", "| --- | --- | --- |"]
+    for name in ("baseline", "pr128", "pr578", "pr606", "pr693", "pr1171"):
+        lines.append(f"| {name} | full, 8 GPUs | not measured |")
+    (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
