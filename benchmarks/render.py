@@ -22,7 +22,8 @@ def read(name: str) -> dict[str, Any] | None:
 
 def provenance(record: dict[str, Any]) -> str:
     machine = record.get("machine") or record["summaries"][0]["hardware"]
-    return f"`{record['command']}` at commit `{record['commit'][:10]}`; {machine['cpu']}, {machine['cpu_capability']}, {machine['threads']} threads."
+    where = f"{machine['cpu']}, {machine['cpu_capability']}, {machine['threads']} threads"
+    return f"`{record['command']}` at commit `{record['commit'][:10]}`; {where}."
 
 
 def mean(summaries: list[dict[str, Any]], key: str) -> float:
@@ -58,7 +59,7 @@ def throughput_section(record: dict[str, Any]) -> list[str]:
         "## Training throughput",
         "",
         provenance(record),
-        f"One step of the pocket model: {record['batch_tokens']:,} tokens in windows of {record['seq_len']}. Medians of interleaved rounds.",
+        f"One step of the pocket model: {record['batch_tokens']:,} tokens in windows of {record['seq_len']}; interleaved, medians.",
         "",
         "| variant | ms a step | tokens/s | against plain | first step (compiles), s |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -74,7 +75,7 @@ def throughput_section(record: dict[str, Any]) -> list[str]:
 def picture(record: dict[str, Any]) -> str:
     """A bar chart of bits per byte, readable on light and dark pages."""
     runs = record["summaries"]
-    rows = [("bytefit pocket", mean(runs, "val_bpb"))] + sorted(runs[0]["compressors_bpb"].items(), key=lambda item: item[1])
+    rows = [("bytefit pocket", mean(runs, "val_bpb")), *sorted(runs[0]["compressors_bpb"].items(), key=lambda item: item[1])]
     longest = max(value for _, value in rows)
     height = 34 * len(rows) + 46
     parts = [

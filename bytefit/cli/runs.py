@@ -10,6 +10,7 @@ from bytefit.artifact.load import load_artifact
 from bytefit.cli.options import Verbs, add_recipe_options, add_run_options, add_verb, out_of, recipe_of, show_result
 from bytefit.config import replace_at, to_json
 from bytefit.data.dataset import Dataset, open_dataset
+from bytefit.dtypes import resolve_dtype
 from bytefit.errors import CheckFailed, UserError
 from bytefit.files import read_json, write_json
 from bytefit.ledger import Ledger
@@ -22,7 +23,7 @@ from bytefit.run.steps import check_fits, dataset_for, pack_step, prove_step, sc
 from bytefit.score.prove import cut_documents, prove
 from bytefit.score.scorer import score
 from bytefit.score.windows import Full, Sliding
-from bytefit.train.machine import keep_freed_memory, resolve_dtype
+from bytefit.train.machine import keep_freed_memory
 from bytefit.train.ranks import join_ranks
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from bytefit.dtypes import DtypeName, resolve_dtype
 from bytefit.model.roles import MATRIX_ROLES, ParameterInfo, Role
 from bytefit.optim.muon import Muon
-from bytefit.optim.newton_schulz import faster_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,7 @@ class MuonConfig:
     Attributes:
         momentum_start, momentum, momentum_warmup_steps: linear from the first to the second over so many steps.
         iterations: Newton–Schulz iterations a step.
+        dtype: of the iteration; ``auto`` takes the faster one here. Momentum is fp32.
     """
 
     lr: float
@@ -27,6 +28,7 @@ class MuonConfig:
     momentum_warmup_steps: int = 500
     weight_decay: float = 0.0
     iterations: int = 5
+    dtype: DtypeName = "auto"
 
     def __post_init__(self) -> None:
         _check_rates(self.lr, self.weight_decay)
@@ -88,7 +90,7 @@ def build_optimizers(config: OptimizerConfig, infos: Iterable[ParameterInfo], de
             momentum=muon.momentum,
             weight_decay=muon.weight_decay,
             iterations=muon.iterations,
-            dtype=faster_dtype(device),
+            dtype=resolve_dtype(muon.dtype, device),
         )
     ]
     groups = [

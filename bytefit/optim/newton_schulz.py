@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import time
-
 import torch
 from torch import Tensor
 
@@ -30,24 +27,3 @@ def orthogonalise(updates: Tensor, iterations: int, dtype: torch.dtype) -> Tenso
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT if tall else x
-
-
-@functools.cache
-def faster_dtype(device: str) -> torch.dtype:
-    """bf16 or fp32, whichever multiplies a batch of matrices faster here (timed once, about 50 ms).
-
-    bf16 wins where the processor has matrix units for it and loses where it is emulated.
-    """
-    if device != "cpu":
-        return torch.bfloat16
-    best: dict[torch.dtype, float] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        x = torch.ones(4, 192, 384, dtype=dtype)
-        x @ x.mT
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            x @ x.mT
-            times.append(time.perf_counter() - start)
-        best[dtype] = min(times)
-    return min(best, key=lambda dtype: best[dtype])

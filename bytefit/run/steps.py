@@ -15,6 +15,7 @@ from bytefit.artifact.pack import Packed, pack
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.data.embedded import embedded_dataset
 from bytefit.data.tokenizer import BOS_ID
+from bytefit.dtypes import resolve_dtype
 from bytefit.errors import UserError
 from bytefit.files import read_json, write_bytes, write_json
 from bytefit.ledger import Ledger
@@ -27,7 +28,6 @@ from bytefit.score.prove import Proof, cut_documents, prove
 from bytefit.score.scorer import Score, score
 from bytefit.score.windows import Full, Protocol, Sliding
 from bytefit.train.loop import train
-from bytefit.train.machine import resolve_dtype
 from bytefit.train.ranks import Ranks
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from bytefit.data.loaders import Loader, LoaderConfig
 from bytefit.data.shards import TokenStream
+from bytefit.dtypes import DtypeName, resolve_dtype
 from bytefit.errors import UserError
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
@@ -28,7 +29,6 @@ from bytefit.optim.groups import OptimizerConfig, build_optimizers
 from bytefit.optim.schedule import Moment, WarmdownConfig, linear_warmup, lr_scale
 from bytefit.progress import progress_bar
 from bytefit.train.checkpoint import Checkpoint, load_checkpoint, load_optimizer_tensors, optimizer_tensors, save_checkpoint
-from bytefit.train.machine import DtypeName, resolve_dtype
 from bytefit.train.metrics import MetricsLog
 from bytefit.train.ranks import Ranks
 

@@ -6,13 +6,9 @@ import ctypes
 import importlib.metadata
 import platform
 import sys
-from typing import Any, Literal
+from typing import Any
 
 import torch
-
-from bytefit.optim.newton_schulz import faster_dtype
-
-DtypeName = Literal["auto", "bfloat16", "float32"]
 
 # mallopt(3) parameters of glibc.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -33,13 +29,6 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_M_TOP_PAD, 1 << 28)
-
-
-def resolve_dtype(name: DtypeName, device: str) -> torch.dtype:
-    """The dtype of activations: what was asked for, or the faster of bf16 and fp32 here."""
-    if name == "auto":
-        return faster_dtype(torch.device(device).type)
-    return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
 
 
 def describe_machine() -> dict[str, Any]:

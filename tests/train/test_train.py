@@ -26,7 +26,9 @@ RECIPE = find_recipe("pocket", "tiny")
 
 
 def config(**changes) -> TrainConfig:
-    base = dataclasses.replace(RECIPE.train, steps=20, dtype="float32", checkpoint_seconds=1e9)
+    muon = dataclasses.replace(RECIPE.train.optimizer.matrices, dtype="float32")
+    optimizer = dataclasses.replace(RECIPE.train.optimizer, matrices=muon)
+    base = dataclasses.replace(RECIPE.train, steps=20, dtype="float32", optimizer=optimizer, checkpoint_seconds=1e9)
     return dataclasses.replace(base, **changes)
 
 
@@ -147,7 +149,8 @@ def test_sigkill_at_a_random_moment_loses_nothing(dataset, tmp_path) -> None:
 
 
 def test_two_ranks_and_one_give_the_same_curve(dataset, tmp_path) -> None:
-    arguments = ["train", "pocket", "--size", "tiny", "--steps", "25", "--data", str(dataset.folder), "--set", "train.dtype=float32"]
+    arguments = ["train", "pocket", "--size", "tiny", "--steps", "25", "--data", str(dataset.folder)]
+    arguments += ["--set", "train.dtype=float32", "--set", "train.optimizer.matrices.dtype=float32"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "bytefit"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for command, out in ((torchrun, "two"), ([sys.executable, "-m", "bytefit"], "one")):
