@@ -26,7 +26,7 @@ CodecName = Literal["range", "zlib", "zstd", "lzma", "brotli"]
 CODED_ROLES = (Role.TABLE, Role.ATTENTION, Role.MLP, Role.HEAD)
 # The dial's range: from a sixteenth to eight times the recipe's own number of steps.
 MIN_DIAL, MAX_DIAL = 1 / 16, 8.0
-DIAL_STEPS = 64  # positions of the dial in each doubling
+DIAL_STEPS = 4096  # positions of the dial in each doubling: neighbours differ by some tens of bytes in a million
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
+from bytefit.model.head import HeadConfig
 from bytefit.model.roles import Role
 from bytefit.optim.average import ExponentialAverage
 from bytefit.optim.groups import AdamConfig, MuonConfig, OptimizerConfig, assign, build_optimizers
@@ -56,9 +59,7 @@ def test_muon_refuses_what_is_not_a_matrix() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_parameter_has_exactly_one_optimizer_group(tied) -> None:
     recipe = find_recipe("baseline", "tiny")
-    object.__setattr__(recipe.model.head, "tied", tied)
-    model = recipe.model.build()
-    object.__setattr__(recipe.model.head, "tied", True)
+    model = dataclasses.replace(recipe.model, head=HeadConfig(tied=tied)).build()
     infos = list(model.parameter_infos())
     assigned = assign(infos)
     assert sorted(info.name for group in assigned.values() for info in group) == sorted(name for name, _ in model.named_parameters())
