@@ -16,6 +16,7 @@ from bytefit.errors import UserError
 MAGIC = b"bytefit\n"
 VERSION = 1
 MAX_SECTION_BYTES = 1 << 30
+MAX_TEXT_BYTES = {"config": 1 << 20, "tokenizer": 1 << 26}
 _HEAD = struct.Struct("<8sBB")  # magic, version, number of sections
 _ENTRY = struct.Struct("<BBIII")  # kind, codec, stored bytes, raw bytes, CRC-32 of the stored bytes
 
@@ -87,8 +88,9 @@ def read_sections(data: bytes) -> list[Section]:
         kind, codec, stored, raw, checksum = _ENTRY.unpack_from(data, _HEAD.size + i * _ENTRY.size)
         if kind not in _KIND_NAMES or codec not in CODEC_BY_NUMBER:
             raise UserError(f"section {i} has the unknown kind {kind} or codec {codec}")
-        if raw > MAX_SECTION_BYTES:
-            raise UserError(f"section {i} claims {raw:,} bytes; at most {MAX_SECTION_BYTES:,} are accepted")
+        most = MAX_TEXT_BYTES.get(_KIND_NAMES[kind], MAX_SECTION_BYTES)
+        if raw > most:
+            raise UserError(f"its {_KIND_NAMES[kind]} section claims {raw:,} bytes; at most {most:,} are accepted")
         payload = data[position : position + stored]
         position += stored
         if len(payload) != stored or zlib.crc32(payload) != checksum:

@@ -24,8 +24,12 @@ from bytefit.model.inspect import cost_by_part
 from bytefit.model.language_model import LanguageModel, ModelConfig
 from bytefit.model.roles import ParameterInfo
 
-MAX_PARAMETERS = 500_000_000  # a hostile config must not make us allocate without end
-MAX_BLOCKS = 1024
+# A hostile config must not make us allocate without end: parameters are bounded by the file's size (a code of a trained model takes
+# far more than a thousandth of a byte), and so are the position tables.
+PARAMETERS_PER_BYTE = 1000
+SPARE_PARAMETERS = 1_000_000
+MAX_POSITIONS_TIMES_WIDTH = 1 << 27
+MAX_STEPS = 1024
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def parse_artifact(data: bytes) -> Artifact:
     tokenizer = unpack_tokenizer(parts["tokenizer"])
     if tokenizer.vocab_size != config.vocab_size:
         raise UserError(f"its tokenizer has {tokenizer.vocab_size} ids, its model {config.vocab_size}")
-    model = _build(config)
+    model = _build(config, len(data))
     _fill(model, parts, codec)
     model.eval()
     sections = read_sections(data)
@@ -87,13 +91,13 @@ def _read_config(raw: bytes) -> tuple[ModelConfig, str, dict[str, Any]]:
     return config, codec, notes
 
 
-def _build(config: ModelConfig) -> LanguageModel:
-    if len(config.plan) > MAX_BLOCKS or config.dim > 65_536 or config.mlp.width > 1024:
+def _build(config: ModelConfig, file_size: int) -> LanguageModel:
+    if len(config.plan) > MAX_STEPS or config.context * config.dim > MAX_POSITIONS_TIMES_WIDTH or config.mlp.width > 1024:
         raise UserError("its model is too large to be believed")
     try:
         total = sum(row.parameters for row in cost_by_part(config))
-        if total > MAX_PARAMETERS:
-            raise UserError(f"its model claims {total:,} parameters; at most {MAX_PARAMETERS:,} are accepted")
+        if total > PARAMETERS_PER_BYTE * file_size + SPARE_PARAMETERS:
+            raise UserError(f"its model claims {total:,} parameters, which {file_size:,} bytes cannot hold")
         return config.build()
     except (ValueError, RuntimeError, OverflowError) as error:
         raise UserError(f"its model config does not build ({error})") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 
 from bytefit.artifact.load import load_artifact
@@ -116,8 +115,10 @@ def do_score(options: argparse.Namespace) -> None:
     if options.target.is_dir():
         folder, recipe, dataset = _open(options.target, options.data)
         if options.bytes is not None:
-            recipe = dataclasses.replace(recipe, score=dataclasses.replace(recipe.score, max_bytes=options.bytes))
+            recipe = replace_at(recipe, "score.max_bytes", str(options.bytes))
         record = score_step(folder, recipe, dataset, Ledger())
+        if options.bytes is None and options.data is None:  # else it is not the run's own score
+            write_json(folder.score, record)
         lines = [f"{name}: {record[name]['bits_per_byte']:.5f} bits per byte" for name in ("float_full", "full", "sliding")]
         show_result(options, record, "\n".join(lines))
         return

@@ -55,7 +55,7 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
         pack_step(folder, recipe, dataset, ledger)
         save_ledger(folder, ledger)
     if not fresh(folder.score, [folder.pack]):
-        score_step(folder, recipe, dataset, ledger)
+        write_json(folder.score, score_step(folder, recipe, dataset, ledger))
         save_ledger(folder, ledger)
     if recipe.score.proof_bytes and not fresh(folder.proof, [folder.pack]):
         prove_step(folder, recipe, dataset, ledger)
@@ -71,14 +71,15 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
 def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> tuple[RunFolder, Recipe, Dataset]:
     """Open the dataset, adapt the recipe to it, and open the run folder (the first rank before the others)."""
     keep_freed_memory()
-    if ranks.is_first:
-        dataset = dataset_for(recipe, data)
-        folder = open_run(out, fit_recipe_to(recipe, dataset), data, resume=resume)
-    ranks.barrier()
     if not ranks.is_first:
+        ranks.barrier()  # the first rank builds the embedded corpus and makes the folder
         dataset = dataset_for(recipe, data)
-        folder = RunFolder(out)
-    return folder, fit_recipe_to(recipe, dataset), dataset
+        return RunFolder(out), fit_recipe_to(recipe, dataset), dataset
+    dataset = dataset_for(recipe, data)
+    recipe = fit_recipe_to(recipe, dataset)
+    folder = open_run(out, recipe, data, resume=resume)
+    ranks.barrier()
+    return folder, recipe, dataset
 
 
 def read_ledger(folder: RunFolder) -> dict[str, float]:

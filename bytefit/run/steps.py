@@ -104,7 +104,7 @@ def check_fits(artifact: Artifact, dataset: Dataset) -> None:
 
 
 def score_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> dict[str, Any]:
-    """Score the float model (full) and the artifact (full, sliding), leaving ``score.json``."""
+    """Score the float model (full) and the artifact (full, sliding)."""
     settings = recipe.score
     dtype = resolve_dtype(recipe.train.dtype, "cpu")
     tokens = val_tokens(dataset, settings.max_bytes)
@@ -123,7 +123,6 @@ def score_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledg
     }
     record: dict[str, Any] = {name: result.to_json() for name, result in scores.items()}
     record |= {"artifact_sha256": artifact.sha256, "dataset_sha256": dataset.sha256, "dtype": str(dtype).removeprefix("torch.")}
-    write_json(folder.score, record)
     return record
 
 

@@ -94,23 +94,32 @@ def decode_streams(
         UserError: the words do not decode with this model.
     """
     decoder = constriction.stream.queue.RangeDecoder(words)
-    streams = [np.zeros(length, dtype=np.int64) for length in lengths]
+    streams: list[list[int]] = [[] for _ in lengths]
 
     def code(stream: int, position: int, symbol_model: Any) -> int:
         try:
             token = int(decoder.decode(symbol_model))
         except AssertionError:
             raise UserError("the compressed data does not decode with this artifact; it is damaged or made by another one") from None
-        streams[stream][position] = token
+        streams[stream].append(token)
         return token
 
     _run(model, lengths, protocol, code, title)
-    return streams
+    return [np.array(stream, dtype=np.int64) for stream in streams]
+
+
+def stream_lengths(num_tokens: int, num_streams: int) -> list[int]:
+    """Nearly equal lengths, the longer ones first."""
+    if not num_streams:
+        return []
+    length, longer = divmod(num_tokens, num_streams)
+    return [length + 1] * longer + [length] * (num_streams - longer)
 
 
 def cut_into_streams(tokens: np.ndarray, num_streams: int) -> list[np.ndarray]:
-    """Nearly equal consecutive pieces; never more pieces than tokens."""
-    return np.array_split(tokens, max(1, min(num_streams, len(tokens)))) if len(tokens) else []
+    """Consecutive pieces of ``stream_lengths``; never more pieces than tokens."""
+    lengths = stream_lengths(len(tokens), min(num_streams, len(tokens)))
+    return np.split(tokens, np.cumsum(lengths)[:-1]) if lengths else []
 
 
 def good_stream_count(num_tokens: int, window: int) -> int:

@@ -17,7 +17,7 @@ import torch
 from bytefit.artifact.load import Artifact
 from bytefit.data.tokenizer import BOS_ID, Tokenizer
 from bytefit.errors import UserError
-from bytefit.score.coder import cut_into_streams, decode_streams, encode_streams, good_stream_count
+from bytefit.score.coder import cut_into_streams, decode_streams, encode_streams, good_stream_count, stream_lengths
 from bytefit.score.windows import Sliding
 
 MAGIC = b"bytefitz"
@@ -25,7 +25,7 @@ VERSION = 1
 # magic, version, threads, artifact hash (8 bytes), CRC-32 of the content, window, stride, streams, tokens, documents, length
 # of the machine description
 _HEAD = struct.Struct("<8sBB8sIIIHQIB")
-MAX_TOKENS = 1 << 36
+_CHECKSUM = struct.Struct("<I")  # CRC-32 of everything before it
 
 
 def machine_class() -> str:
@@ -47,9 +47,9 @@ def document_tokens(tokenizer: Tokenizer, documents: list[bytes]) -> np.ndarray:
     return np.array(ids, dtype=np.int64)
 
 
-def header_bytes(data: bytes) -> int:
-    """Bytes of a compressed file before the coded text."""
-    return _HEAD.size + int(_HEAD.unpack_from(data)[-1])
+def overhead_bytes(data: bytes) -> int:
+    """Bytes of a compressed file beside the coded text."""
+    return _HEAD.size + int(_HEAD.unpack_from(data)[-1]) + _CHECKSUM.size
 
 
 def _checksum(documents: list[bytes]) -> int:
@@ -70,7 +70,8 @@ def compress(artifact: Artifact, documents: list[bytes], *, num_streams: int | N
         MAGIC, VERSION, torch.get_num_threads(), bytes.fromhex(artifact.sha256)[:8], _checksum(documents),
         protocol.window, protocol.stride, len(streams), len(tokens), len(documents), len(machine),
     )  # fmt: skip
-    return head + machine + words.astype("<u4").tobytes()
+    body = head + machine + words.astype("<u4").tobytes()
+    return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
 def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
@@ -81,25 +82,28 @@ def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
     """
     if not data.startswith(MAGIC):
         raise UserError("this is not a file that bytefit compress wrote (wrong magic number)")
-    if len(data) < _HEAD.size:
+    if len(data) < _HEAD.size + _CHECKSUM.size:
         raise UserError("the compressed file is cut short (no header)")
     (_, version, threads, artifact_hash, checksum, window, stride, num_streams, num_tokens, num_documents, length) = _HEAD.unpack_from(data)
     if version != VERSION:
         raise UserError(f"the compressed file has format {version}; this program reads {VERSION}")
     if artifact_hash != bytes.fromhex(artifact.sha256)[:8]:
         raise UserError(f"the file was compressed with another artifact (its hash starts with {artifact_hash.hex()})")
+    body = data[: -_CHECKSUM.size]
+    if zlib.crc32(body) != _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0]:
+        raise UserError("the compressed file is damaged or cut short (checksum mismatch)")
     words_start = _HEAD.size + length
     machine = data[_HEAD.size : words_start].decode("utf-8", "replace")
     if machine != machine_class():
         raise UserError(f"the file was compressed on another class of machine ({machine}; this is {machine_class()}); restore it there")
-    if (len(data) - words_start) % 4 or len(data) < words_start:
-        raise UserError("the compressed file is cut short")
-    if not (1 <= stride <= window <= artifact.model.config.context and num_tokens <= MAX_TOKENS and threads):
+    if (len(body) - words_start) % 4 or len(body) < words_start:
         raise UserError("the compressed file's header is damaged")
-    if num_streams > max(num_tokens, 0) or (num_tokens and not num_streams):
+    if not (1 <= stride <= window <= artifact.model.config.context and threads and num_streams <= num_tokens):
         raise UserError("the compressed file's header is damaged")
-    words = np.frombuffer(data[words_start:], dtype="<u4").astype(np.uint32)
-    lengths = [len(piece) for piece in np.array_split(np.empty(num_tokens, np.bool_), num_streams)] if num_streams else []
+    if num_tokens and not num_streams:
+        raise UserError("the compressed file's header is damaged")
+    words = np.frombuffer(body[words_start:], dtype="<u4").astype(np.uint32)
+    lengths = stream_lengths(num_tokens, num_streams)
     with _threads(threads):
         streams = decode_streams(artifact.model, words, lengths, Sliding(window=window, stride=stride))
     documents = _documents(artifact.tokenizer, np.concatenate(streams) if streams else np.zeros(0, np.int64), num_documents)

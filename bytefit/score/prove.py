@@ -19,7 +19,7 @@ from bytefit.errors import UserError
 from bytefit.files import write_bytes
 from bytefit.progress import say
 from bytefit.score.coder import CODER_DTYPE, cut_into_streams, good_stream_count
-from bytefit.score.compressed import compress, decompress, default_protocol, document_tokens, header_bytes
+from bytefit.score.compressed import compress, decompress, default_protocol, document_tokens, overhead_bytes
 from bytefit.score.scorer import target_nats
 
 AGREEMENT = 0.005  # coded bits may differ from scored bits by this share,
@@ -34,7 +34,7 @@ class Proof:
         bytes_in: bytes of text.
         bytes_out: bytes of the compressed file, its header included.
         restored: whether the text came back byte for byte.
-        coded_bits: of the text itself, without the file's header.
+        coded_bits: of the text itself, without the file's header and checksum.
         scored_bits: what the scorer says for the same tokens under the same protocol.
     """
 
@@ -102,7 +102,7 @@ def prove(artifact_path: Path, documents: list[bytes], compressed_path: Path) ->
         bytes_out=len(data),
         documents=len(documents),
         restored=restored,
-        coded_bits=8 * (len(data) - header_bytes(data)),
+        coded_bits=8 * (len(data) - overhead_bytes(data)),
         scored_bits=bits,
         seconds=time.perf_counter() - start,
     )

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -149,6 +151,11 @@ def test_thread_count_travels_in_the_file(tiny_run) -> None:
         torch.set_num_threads(2)
 
 
+def resealed(data: bytes) -> bytes:
+    """A changed file with a checksum that fits again."""
+    return data[:-4] + struct.pack("<I", zlib.crc32(data[:-4]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -156,9 +163,11 @@ def test_thread_count_travels_in_the_file(tiny_run) -> None:
         (lambda d: d[:20], "cut short"),
         (lambda d: d[:8] + b"\x09" + d[9:], "format 9"),
         (lambda d: d[:10] + bytes(8) + d[18:], "another artifact"),
-        (lambda d: d.replace(b"torch ", b"forch "), "another class of machine"),
-        (lambda d: d[:-1], "cut short"),
-        (lambda d: d[:-8] + bytes(8), "damaged|does not decode"),
+        (lambda d: resealed(d.replace(b"torch ", b"forch ")), "another class of machine"),
+        (lambda d: d[:-1], "checksum"),
+        (lambda d: d[:60] + bytes([d[60] ^ 4]) + d[61:], "checksum"),
+        (lambda d: resealed(d[:-12] + bytes(12)), "damaged|does not decode"),
+        (lambda d: resealed(d[:34] + b"\xff\xff\xff\x0f" + d[38:]), "damaged|does not decode"),
     ],
 )
 def test_bad_compressed_files(tiny_run, change, message) -> None:
