@@ -6,6 +6,7 @@ python benchmarks/contest_bytes.py --documents val_fineweb.jsonl.zst --tokenizer
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import subprocess
@@ -43,7 +44,7 @@ def check(path: Path, documents: list[str]) -> dict[str, object]:
     for document in documents:
         row = np.array([BOS_ID, *tokenizer.encode([document])[0]])
         counted += int(table.count(row[1:], row[:-1]).sum())
-        ruled += sum(by_the_rule(processor, int(t), int(p)) for p, t in zip(row[:-1], row[1:], strict=True))
+        ruled += sum(by_the_rule(processor, int(t), int(p)) for p, t in itertools.pairwise(row))
         decoded += len(processor.decode(row[1:].tolist()).encode())
         tokens += len(row)
     raw = sum(len(document.encode()) for document in documents)
