@@ -72,6 +72,28 @@ def throughput_section(record: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def search_section(rows: list[dict[str, Any]]) -> list[str]:
+    first = rows[0]
+    machine = first["machine"]
+    commits = ", ".join(f"`{commit[:10]}`" for commit in sorted({row["commit"] for row in rows}))
+    lines = [
+        "## What `pocket`'s settings are worth",
+        "",
+        f"`python benchmarks/search.py --data web` at commit {commits}; {machine['cpu']}, {machine['threads']} threads.",
+        f"Every row: {first['steps']:,} steps, seed {first['seed']}, packed into 1,000,000 bytes, the first MB of validation text. "
+        "One seed each: differences under 0.005 mean little. Milliseconds were taken beside other work and are rough.",
+        "",
+        "| change | float | packed | packed, sliding | ms a step |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['variant']} | {row['val_bpb_float']:.4f} | {row['val_bpb_full']:.4f} | {row['val_bpb_sliding']:.4f} "
+            f"| {row['milliseconds_a_step']:.0f} |"
+        )
+    return [*lines, ""]
+
+
 def picture(record: dict[str, Any]) -> str:
     """A bar chart of bits per byte, readable on light and dark pages."""
     runs = record["summaries"]
@@ -108,6 +130,9 @@ def main() -> None:
         lines += pocket_section("`pocket` on the embedded corpus (`make demo`)", embedded)
     if throughput:
         lines += throughput_section(throughput)
+    search = RESULTS / "pocket_search.jsonl"
+    if search.exists():
+        lines += search_section([json.loads(line) for line in search.read_text().splitlines()])
     lines += ["## Systems", "", "| system | size | bits per byte |", "| --- | --- | --- |"]
     for name in ("baseline", "pr128", "pr578", "pr606", "pr693", "pr1171"):
         lines.append(f"| {name} | full, 8 GPUs | not measured |")

@@ -25,6 +25,12 @@ VARIANTS: dict[str, list[str]] = {
         'model.attention={"num_heads": 4, "num_kv_heads": 2}',
         'model.plan=[{"block": 0, "push": true}, {"block": 1, "pop": 0}]',
     ],
+    "four blocks of width 160": [
+        "model.dim=160",
+        'model.attention={"num_heads": 2, "num_kv_heads": 2}',
+        'model.plan=[{"block": 0, "push": true}, {"block": 1, "push": true}, {"block": 2, "pop": 0}, {"block": 3, "pop": 1}]',
+    ],
+    "wide heads": ['model.attention={"num_heads": 2, "num_kv_heads": 2}'],
     "windows of 256": ["train.seq_len=256"],
     "windows of 64": ["train.seq_len=64"],
     "sequential loader": ['train.loader={"type": "SequentialConfig", "num_spans": 1}'],

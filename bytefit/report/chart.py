@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 
 WIDTH, HEIGHT = 640, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 34
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 28, 34
 
 
 def line_chart(xs: Sequence[float], ys: Sequence[float], *, x_label: str, y_label: str) -> str:
@@ -34,7 +34,7 @@ def line_chart(xs: Sequence[float], ys: Sequence[float], *, x_label: str, y_labe
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in map(place, xs, ys))
     parts.append(f'<polyline class="curve" points="{points}"/>')
     parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>')
-    parts.append(f'<text x="{LEFT + 4}" y="{TOP + 8}">{escape(y_label)}</text></svg>')
+    parts.append(f'<text x="{LEFT}" y="14">{escape(y_label)}</text></svg>')
     return "".join(parts)
 
 

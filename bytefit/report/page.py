@@ -28,7 +28,7 @@ def write_report(run: Path, out: Path) -> None:
     page = environment.get_template("page.html").render(
         summary=summary,
         charts=_charts(read_metrics(run / "metrics.jsonl")),
-        parts=_bars(summary["bytes_by_part"]),
+        parts=_bars(dict(sorted(summary["bytes_by_part"].items(), key=lambda item: -item[1]))),
         scores=_bars(_scores(summary), 4),
         ledger=_bars({name: seconds for name, seconds in summary["ledger"].items() if name not in ("strict", "customary")}, 1),
         recipe=json.dumps(read_json(run / "recipe.json"), indent=2),
