@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import bytefit.model.attention as attention_module
+from bytefit.dtypes import faster_dtype
 from bytefit.model.language_model import LanguageModel
 from bytefit.optim.groups import build_optimizers
 from bytefit.recipes import find_recipe
@@ -97,7 +98,7 @@ def make_step(*, package_model: bool, package_muon: bool, dtype: torch.dtype, co
     """A training step on random tokens; returns its loss."""
     torch.manual_seed(0)
     model = RECIPE.model.build()
-    optimizers = build_optimizers(RECIPE.train.optimizer, model.parameter_infos())
+    optimizers = build_optimizers(RECIPE.train.optimizer, model.parameter_infos(), faster_dtype("cpu"))
     if not package_muon:
         muon, adam = optimizers
         optimizers = [PlainMuon([p for group in muon.param_groups for p in group["params"]], 0.02), adam]

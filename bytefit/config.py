@@ -41,6 +41,12 @@ def to_json(value: Any) -> Any:
     return value
 
 
+def _short(value: Any) -> str:
+    """A value for a message: never more than a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def from_json(kind: Any, data: Any, path: str = "") -> Any:
     """Build a value of type ``kind`` from JSON data.
 
@@ -55,11 +61,11 @@ def from_json(kind: Any, data: Any, path: str = "") -> Any:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Literal:
         if data not in args:
-            raise UserError(f"{here}: {data!r} is not one of {', '.join(map(repr, args))}")
+            raise UserError(f"{here}: {_short(data)} is not one of {', '.join(map(repr, args))}")
         return data
     if origin is tuple:
         if not isinstance(data, list | tuple):
-            raise UserError(f"{here}: expected a list, got {data!r}")
+            raise UserError(f"{here}: expected a list, got {_short(data)}")
         if len(args) == 2 and args[1] is Ellipsis:
             return tuple(from_json(args[0], item, f"{path}[{i}]") for i, item in enumerate(data))
         if len(data) != len(args):
@@ -67,7 +73,7 @@ def from_json(kind: Any, data: Any, path: str = "") -> Any:
         return tuple(from_json(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(zip(args, data, strict=True)))
     if origin is dict:
         if not isinstance(data, dict):
-            raise UserError(f"{here}: expected an object, got {data!r}")
+            raise UserError(f"{here}: expected an object, got {_short(data)}")
         return {key: from_json(args[1], item, f"{path}.{key}") for key, item in data.items()}
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
@@ -75,19 +81,19 @@ def from_json(kind: Any, data: Any, path: str = "") -> Any:
         return data
     if kind is type(None) and data is None:
         return None
-    raise UserError(f"{here}: expected {getattr(kind, '__name__', kind)}, got {data!r}")
+    raise UserError(f"{here}: expected {getattr(kind, '__name__', kind)}, got {_short(data)}")
 
 
 def _dataclass_from_json(cls: type, data: Any, path: str) -> Any:
     here = path or cls.__name__
     if not isinstance(data, dict):
-        raise UserError(f"{here}: expected an object ({cls.__name__}), got {data!r}")
+        raise UserError(f"{here}: expected an object ({cls.__name__}), got {_short(data)}")
     if data.get("type", cls.__name__) != cls.__name__:
-        raise UserError(f"{here}: expected type {cls.__name__!r}, got {data['type']!r}")
+        raise UserError(f"{here}: expected type {cls.__name__!r}, got {_short(data['type'])}")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     unknown = sorted(set(data) - set(fields) - {"type"})
     if unknown:
-        raise UserError(f"{here}: unknown key {unknown[0]!r}; known keys: {', '.join(fields)}")
+        raise UserError(f"{here}: unknown key {_short(unknown[0])}; known keys: {', '.join(fields)}")
     required = (
         name for name, field in fields.items() if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     )
@@ -111,42 +117,44 @@ def _union_from_json(args: tuple[Any, ...], data: Any, path: str) -> Any:
         return from_json(options[0], data, path)
     if isinstance(data, dict):
         named = {arg.__name__: arg for arg in options if isinstance(arg, type)}
-        if data.get("type") not in named:
-            raise UserError(f"{path}: type {data.get('type')!r} is not one of {', '.join(named)}")
+        if not isinstance(data.get("type"), str) or data["type"] not in named:
+            raise UserError(f"{path}: type {_short(data.get('type'))} is not one of {', '.join(named)}")
         return from_json(named[data["type"]], data, path)
     for option in options:
         try:
             return from_json(option, data, path)
         except UserError:
             continue
-    raise UserError(f"{path}: {data!r} fits none of {', '.join(str(option) for option in options)}")
+    raise UserError(f"{path}: {_short(data)} fits none of {', '.join(str(option) for option in options)}")
 
 
-def replace_at(config: T, path: str, text: str) -> T:
-    """Return ``config`` with the field at the dotted ``path`` replaced by ``text`` (read as JSON, else as a string).
+def apply_settings(config: T, settings: list[tuple[str, str]]) -> T:
+    """Return ``config`` with fields at dotted paths replaced, all together, so that fields that depend on each other can change.
+
+    Args:
+        settings: (path, text) pairs; the text is read as JSON, else as a string.
 
     Raises:
-        UserError: the path does not exist or the text does not fit the field's type.
+        UserError: a path does not exist, or the result is not a valid config.
     """
-    return _replace_at(config, path.split("."), path, text)
-
-
-def _replace_at(config: Any, names: list[str], path: str, text: str) -> Any:
-    if not dataclasses.is_dataclass(config) or isinstance(config, type):
-        raise UserError(f"--set {path}: {config!r} has no fields, so it has no {names[0]!r}")
-    fields = sorted(field.name for field in dataclasses.fields(config))
-    name, rest = names[0], names[1:]
-    if name not in fields:
-        raise UserError(f"--set {path}: {type(config).__name__} has no field {name!r}; it has: {', '.join(fields)}")
-    if rest:
-        new = _replace_at(getattr(config, name), rest, path, text)
-    else:
+    data = to_json(config)
+    for path, text in settings:
+        *owners, name = path.split(".")
+        place = data
+        for owner in owners:
+            place = _field(place, owner, path)
+        _field(place, name, path)
         try:
-            data = json.loads(text)
-        except json.JSONDecodeError:
-            data = text
-        new = from_json(_hints(type(config))[name], data, f"--set {path}")
-    try:
-        return dataclasses.replace(config, **{name: new})
-    except ValueError as error:
-        raise UserError(f"--set {path}={text}: {error}") from None
+            place[name] = json.loads(text)
+        except (ValueError, RecursionError):
+            place[name] = text
+    return from_json(type(config), data)
+
+
+def _field(place: Any, name: str, path: str) -> Any:
+    if not isinstance(place, dict):
+        raise UserError(f"{path}: {place!r} has no field {name!r}")
+    if name not in place or name == "type":
+        known = ", ".join(key for key in place if key != "type")
+        raise UserError(f"{path}: {place.get('type', 'this')} has no field {name!r}; it has: {known}")
+    return place[name]

@@ -18,6 +18,10 @@ def resolve_dtype(name: DtypeName, device: str) -> torch.dtype:
     return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 @functools.cache
 def faster_dtype(device: str) -> torch.dtype:
     """bf16 or fp32, whichever multiplies a batch of matrices faster here (timed once, about 50 ms).

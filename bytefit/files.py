@@ -17,6 +17,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         UserError: no space left, no permission, or the folder is missing.
     """
+    path = path.absolute()
     temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,12 +34,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 def cannot_write(path: Path, error: OSError) -> UserError:
     """One clear line for an ``OSError`` met while writing ``path``."""
     if error.errno == errno.ENOSPC:
-        return UserError(f"no space left on the disk while writing {path}; free some and run the same command with --resume")
+        return UserError(f"no space left on the disk while writing {path}; free some and run the same command again (a run: with --resume)")
     return UserError(f"cannot write {path}: {error.strerror or error}")
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_bytes(path: Path) -> bytes:

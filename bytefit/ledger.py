@@ -1,4 +1,4 @@
-"""The clock: every second of a run stands in exactly one entry.
+"""The clock: every second that is measured stands in exactly one entry.
 
 Two totals are reported. *Strict* counts every second that touches data or weights. *Customary* counts what the
 Parameter Golf contest counted against its 600 s: the timed training loop alone (warm-up, compilation, packing and

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bytefit.config import from_json, replace_at, to_json
+from bytefit.config import apply_settings, from_json, to_json
 from bytefit.errors import UserError
 from bytefit.quant.grid import RowGrid
 from bytefit.recipes import RECIPES
@@ -40,11 +40,19 @@ def test_recipes_reload_strictly(change, message) -> None:
     assert message in str(caught.value)
 
 
-def test_set_replaces_one_leaf_or_a_whole_part() -> None:
+def test_settings_replace_leaves_and_whole_parts() -> None:
     recipe = RECIPES["pocket"]["tiny"]()
-    assert replace_at(recipe, "train.optimizer.matrices.lr", "0.5").train.optimizer.matrices.lr == 0.5
-    changed = replace_at(recipe, "pack.quant.mlp", '{"type": "RowGrid", "levels": 31}')
+    assert apply_settings(recipe, [("train.optimizer.matrices.lr", "0.5")]).train.optimizer.matrices.lr == 0.5
+    changed = apply_settings(recipe, [("pack.quant.mlp", '{"type": "RowGrid", "levels": 31}')])
     assert changed.pack.quant.mlp == RowGrid(levels=31)
     assert recipe.pack.quant.mlp != changed.pack.quant.mlp
-    with pytest.raises(UserError, match=r"--set seed\.x: 1337 has no fields"):
-        replace_at(recipe, "seed.x", "1")
+    with pytest.raises(UserError, match=r"seed\.x: 1337 has no field 'x'"):
+        apply_settings(recipe, [("seed.x", "1")])
+
+
+def test_settings_that_depend_on_each_other_change_together() -> None:
+    recipe = RECIPES["pocket"]["tiny"]()
+    changed = apply_settings(recipe, [("train.steps", "null"), ("train.seconds", "9.5")])
+    assert (changed.train.steps, changed.train.seconds) == (None, 9.5)
+    changed = apply_settings(recipe, [("model.attention.num_kv_heads", "4"), ("model.attention.num_heads", "8")])
+    assert changed.model.attention.num_heads == 8

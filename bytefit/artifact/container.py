@@ -15,8 +15,6 @@ from bytefit.errors import UserError
 
 MAGIC = b"bytefit\n"
 VERSION = 1
-MAX_SECTION_BYTES = 1 << 30
-MAX_TEXT_BYTES = {"config": 1 << 20, "tokenizer": 1 << 26}
 _HEAD = struct.Struct("<8sBB")  # magic, version, number of sections
 _ENTRY = struct.Struct("<BBIII")  # kind, codec, stored bytes, raw bytes, CRC-32 of the stored bytes
 
@@ -43,6 +41,15 @@ class Section:
     payload: bytes
     raw_size: int
 
+    def expand(self, limit: int) -> bytes:
+        """The section's content. Raises UserError where it is damaged or would be longer than ``limit``."""
+        if self.raw_size > limit:
+            raise UserError(f"its {self.kind} section claims {self.raw_size:,} bytes; at most {limit:,} fit its model")
+        try:
+            return self.codec.decompress(self.payload, self.raw_size)
+        except (ValueError, MemoryError) as error:
+            raise UserError(f"its {self.kind} section does not decompress ({error})") from None
+
 
 def write_container(sections: list[Section]) -> bytes:
     head = _HEAD.pack(MAGIC, VERSION, len(sections))
@@ -57,15 +64,6 @@ def bytes_by_part(sections: list[Section]) -> dict[str, int]:
     for section in sections:
         sizes[section.kind] = sizes.get(section.kind, 0) + len(section.payload)
     return sizes
-
-
-def read_container(data: bytes) -> dict[str, bytes]:
-    """Decompressed payloads by part.
-
-    Raises:
-        UserError: not an artifact, a newer version, cut short, or damaged; one clear reason.
-    """
-    return {section.kind: _expand(section) for section in read_sections(data)}
 
 
 def read_sections(data: bytes) -> list[Section]:
@@ -85,26 +83,16 @@ def read_sections(data: bytes) -> list[Section]:
     sections: list[Section] = []
     position = payload_start
     for i in range(count):
-        kind, codec, stored, raw, checksum = _ENTRY.unpack_from(data, _HEAD.size + i * _ENTRY.size)
+        kind, codec, stored, raw_size, checksum = _ENTRY.unpack_from(data, _HEAD.size + i * _ENTRY.size)
         if kind not in _KIND_NAMES or codec not in CODEC_BY_NUMBER:
             raise UserError(f"section {i} has the unknown kind {kind} or codec {codec}")
-        most = MAX_TEXT_BYTES.get(_KIND_NAMES[kind], MAX_SECTION_BYTES)
-        if raw > most:
-            raise UserError(f"its {_KIND_NAMES[kind]} section claims {raw:,} bytes; at most {most:,} are accepted")
         payload = data[position : position + stored]
         position += stored
         if len(payload) != stored or zlib.crc32(payload) != checksum:
             raise UserError(f"its {_KIND_NAMES[kind]} section is damaged (checksum mismatch)")
-        sections.append(Section(_KIND_NAMES[kind], CODEC_BY_NUMBER[codec], payload, raw))
+        sections.append(Section(_KIND_NAMES[kind], CODEC_BY_NUMBER[codec], payload, raw_size))
     if position + 4 != len(data):
         raise UserError(f"it holds {len(data)} bytes, its sections end at {position + 4}")
     if len({section.kind for section in sections}) != len(sections):
         raise UserError("a section stands in it twice")
     return sections
-
-
-def _expand(section: Section) -> bytes:
-    try:
-        return section.codec.decompress(section.payload, section.raw_size)
-    except (ValueError, MemoryError) as error:
-        raise UserError(f"its {section.kind} section does not decompress ({error})") from None

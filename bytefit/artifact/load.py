@@ -8,13 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from bytefit.artifact.container import bytes_by_part, read_container, read_sections
-from bytefit.artifact.entropy import decode_codes
-from bytefit.artifact.pack import CODED_ROLES
+from bytefit.artifact.container import bytes_by_part, read_sections
 from bytefit.artifact.tokenizer_part import unpack_tokenizer
+from bytefit.artifact.weights_part import fill_model
 from bytefit.config import from_json
 from bytefit.data.byte_table import ByteTable, byte_table
 from bytefit.data.tokenizer import Tokenizer
@@ -22,7 +18,6 @@ from bytefit.errors import UserError
 from bytefit.files import read_bytes
 from bytefit.model.inspect import cost_by_part
 from bytefit.model.language_model import LanguageModel, ModelConfig
-from bytefit.model.roles import ParameterInfo
 
 # A hostile config must not make us allocate without end: parameters are bounded by the file's size (a code of a trained model takes
 # far more than a thousandth of a byte), and so are the position tables.
@@ -30,6 +25,8 @@ PARAMETERS_PER_BYTE = 1000
 SPARE_PARAMETERS = 1_000_000
 MAX_POSITIONS_TIMES_WIDTH = 1 << 27
 MAX_STEPS = 1024
+MAX_CONFIG_BYTES = 1 << 20
+MAX_TOKENIZER_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -63,20 +60,19 @@ def load_artifact(path: Path) -> Artifact:
 
 def parse_artifact(data: bytes) -> Artifact:
     """The artifact in ``data``. Raises UserError without the file's name."""
-    parts = read_container(data)
+    listed = read_sections(data)
+    sections = {section.kind: section for section in listed}
     for kind in ("config", "tokenizer", "gains", "scales"):
-        if kind not in parts:
+        if kind not in sections:
             raise UserError(f"its {kind} section is missing")
-    config, codec, notes = _read_config(parts["config"])
-    tokenizer = unpack_tokenizer(parts["tokenizer"])
+    config, codec, notes = _read_config(sections["config"].expand(MAX_CONFIG_BYTES))
+    tokenizer = unpack_tokenizer(sections["tokenizer"].expand(MAX_TOKENIZER_BYTES))
     if tokenizer.vocab_size != config.vocab_size:
         raise UserError(f"its tokenizer has {tokenizer.vocab_size} ids, its model {config.vocab_size}")
     model = _build(config, len(data))
-    _fill(model, parts, codec)
-    model.eval()
-    sections = read_sections(data)
+    fill_model(model, sections, codec)
     sha256 = hashlib.sha256(data).hexdigest()
-    return Artifact(model, tokenizer, byte_table(tokenizer), len(data), sha256, bytes_by_part(sections), notes)
+    return Artifact(model.eval(), tokenizer, byte_table(tokenizer), len(data), sha256, bytes_by_part(listed), notes)
 
 
 def _read_config(raw: bytes) -> tuple[ModelConfig, str, dict[str, Any]]:
@@ -99,68 +95,5 @@ def _build(config: ModelConfig, file_size: int) -> LanguageModel:
         if total > PARAMETERS_PER_BYTE * file_size + SPARE_PARAMETERS:
             raise UserError(f"its model claims {total:,} parameters, which {file_size:,} bytes cannot hold")
         return config.build()
-    except (ValueError, RuntimeError, OverflowError) as error:
+    except (ValueError, RuntimeError, OverflowError, MemoryError) as error:
         raise UserError(f"its model config does not build ({error})") from None
-
-
-def _fill(model: LanguageModel, parts: dict[str, bytes], codec: str) -> None:
-    """Write every parameter from the sections; nothing may be missing or left over."""
-    infos = list(model.parameter_infos())
-    coded = [info for info in infos if info.role in CODED_ROLES]
-    scales = _read_scales(parts["scales"], coded)
-    with torch.no_grad():
-        _fill_gains([info for info in infos if info.role not in CODED_ROLES], parts["gains"])
-        for role in CODED_ROLES:
-            members = [info for info in coded if info.role is role]
-            if bool(members) != (role.value in parts):
-                raise UserError(f"its {role.value} section is missing or not wanted by its model")
-            if not members:
-                continue
-            shapes = [(info.parameter.shape[0], info.parameter.shape[1]) for info in members]
-            raw = parts[role.value]
-            matrices = decode_codes(raw, shapes) if codec == "range" else _plain_codes(raw, shapes)
-            for info, codes in zip(members, matrices, strict=True):
-                weights = codes.astype(np.float32) * scales[info.name][:, None]
-                if not np.isfinite(weights).all():
-                    raise UserError(f"its weights {info.name} are not finite")
-                info.parameter.copy_(torch.from_numpy(weights))
-
-
-def _fill_gains(infos: list[ParameterInfo], raw: bytes) -> None:
-    values = np.frombuffer(raw, dtype="<f4") if len(raw) % 4 == 0 else np.zeros(0)
-    if len(values) != sum(info.parameter.numel() for info in infos) or not np.isfinite(values).all():
-        raise UserError("its gains section does not fit its model")
-    start = 0
-    for info in infos:
-        count = info.parameter.numel()
-        info.parameter.copy_(torch.from_numpy(values[start : start + count].astype(np.float32)).view_as(info.parameter))
-        start += count
-
-
-def _read_scales(raw: bytes, coded: list[ParameterInfo]) -> dict[str, np.ndarray]:
-    scales: dict[str, np.ndarray] = {}
-    position = 0
-    for info in coded:
-        count = int.from_bytes(raw[position : position + 4], "little")
-        if count not in (1, info.parameter.shape[0]):
-            raise UserError(f"its scales section gives {count} scales for {info.name}")
-        dtype = np.dtype("<f4" if count == 1 else "<f2")
-        position += 4
-        values = np.frombuffer(raw[position : position + count * dtype.itemsize], dtype=dtype)
-        if len(values) != count or not np.isfinite(values).all():
-            raise UserError("its scales section is cut short or holds values that are not finite")
-        scales[info.name] = values.astype(np.float32)
-        position += count * dtype.itemsize
-    if position != len(raw):
-        raise UserError("its scales section is longer than its model needs")
-    return scales
-
-
-def _plain_codes(raw: bytes, shapes: list[tuple[int, int]]) -> list[np.ndarray]:
-    width = raw[0] if raw else 0
-    sizes = [rows * columns for rows, columns in shapes]
-    if width not in (1, 2) or len(raw) != 1 + width * sum(sizes):
-        raise UserError("a section of codes does not fit its model")
-    flat = np.frombuffer(raw[1:], dtype=f"<i{width}").astype(np.int32)
-    pieces = np.split(flat, np.cumsum(sizes)[:-1])
-    return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]

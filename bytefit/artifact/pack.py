@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from bytefit.artifact.codecs import CODECS, smallest
-from bytefit.artifact.container import KINDS, Section, bytes_by_part, write_container
-from bytefit.artifact.entropy import encode_codes
+from bytefit.artifact.container import Section, bytes_by_part, write_container
 from bytefit.artifact.tokenizer_part import pack_tokenizer
+from bytefit.artifact.weights_part import CodecName, model_sections, smallest_section
 from bytefit.config import to_json
 from bytefit.data.tokenizer import Tokenizer
 from bytefit.errors import UserError
 from bytefit.model.language_model import ModelConfig
-from bytefit.model.roles import ParameterInfo, Role
+from bytefit.model.roles import ParameterInfo
 from bytefit.progress import say
-from bytefit.quant.quantise import QuantConfig, QuantisedModel, quantise_model
+from bytefit.quant.quantise import QuantConfig, quantise_model
 
-CodecName = Literal["range", "zlib", "zstd", "lzma", "brotli"]
-CODED_ROLES = (Role.TABLE, Role.ATTENTION, Role.MLP, Role.HEAD)
 # The dial's range: from a sixteenth to eight times the recipe's own number of steps.
 MIN_DIAL, MAX_DIAL = 1 / 16, 8.0
 DIAL_STEPS = 4096  # positions of the dial in each doubling: neighbours differ by some tens of bytes in a million
@@ -83,12 +80,11 @@ def pack(
     Raises:
         UserError: the budget is below what this model can be packed into; the message gives the least.
     """
-    fixed = [_smallest_section("config", _config_bytes(model, config, notes)), _smallest_section("tokenizer", pack_tokenizer(tokenizer))]
+
+    fixed = fixed_sections(model, tokenizer, config, notes)
 
     def attempt(dial: float) -> Packed:
-        quantised = quantise_model(weights, infos, config.quant, dial)
-        sections = fixed + model_sections(quantised, infos, config.codec)
-        return Packed(write_container(sections), bytes_by_part(sections), dial)
+        return pack_at(dial, weights, infos, config, fixed)
 
     if not config.fit:
         packed = attempt(1.0)
@@ -99,6 +95,21 @@ def pack(
             )
         return packed
     return turn_dial(attempt, config.budget_bytes)
+
+
+def fixed_sections(model: ModelConfig, tokenizer: Tokenizer, config: PackConfig, notes: dict[str, Any] | None = None) -> list[Section]:
+    """What no dial changes: config and tokenizer."""
+    record = {"model": to_json(model), "codec": config.codec, "notes": notes or {}}
+    return [
+        smallest_section("config", json.dumps(record, separators=(",", ":")).encode()),
+        smallest_section("tokenizer", pack_tokenizer(tokenizer)),
+    ]
+
+
+def pack_at(dial: float, weights: dict[str, Tensor], infos: list[ParameterInfo], config: PackConfig, fixed: list[Section]) -> Packed:
+    """Pack at one position of the dial, whatever the size."""
+    sections = [*fixed, *model_sections(quantise_model(weights, infos, config.quant, dial), infos, config.codec)]
+    return Packed(write_container(sections), bytes_by_part(sections), dial)
 
 
 def turn_dial(attempt: Callable[[float], Packed], budget: int) -> Packed:
@@ -121,45 +132,3 @@ def turn_dial(attempt: Callable[[float], Packed], budget: int) -> Packed:
     if low == 0:
         say("the budget allows only the coarsest quantisation; expect a large loss")
     return best
-
-
-def _config_bytes(model: ModelConfig, config: PackConfig, notes: dict[str, Any] | None) -> bytes:
-    record = {"model": to_json(model), "codec": config.codec, "notes": notes or {}}
-    return json.dumps(record, separators=(",", ":")).encode()
-
-
-def _smallest_section(kind: str, raw: bytes) -> Section:
-    codec, payload = smallest(raw)
-    return Section(kind, codec, payload, len(raw))
-
-
-def model_sections(quantised: QuantisedModel, infos: list[ParameterInfo], codec: CodecName) -> list[Section]:
-    """One section of codes a role, one of scales, one of gains; parameters in the model's order."""
-    gains = b"".join(array.astype("<f4").tobytes() for array in quantised.gains.values())
-    scales = b"".join(_scale_bytes(codes.scales) for codes in quantised.codes.values())
-    sections = [_smallest_section("gains", gains), _smallest_section("scales", scales)]
-    for role in CODED_ROLES:
-        matrices = [quantised.codes[info.name].codes for info in infos if info.role is role and info.name in quantised.codes]
-        if not matrices:
-            continue
-        kind = role.value
-        assert kind in KINDS
-        if codec == "range":
-            payload = encode_codes(matrices)
-            sections.append(Section(kind, CODECS["stored"], payload, len(payload)))
-        else:
-            raw = plain_code_bytes(matrices)
-            sections.append(Section(kind, CODECS[codec], CODECS[codec].compress(raw), len(raw)))
-    return sections
-
-
-def _scale_bytes(scales: np.ndarray) -> bytes:
-    """One step a matrix stays fp32; one scale a row is fp16, as it was rounded when the codes were chosen."""
-    return len(scales).to_bytes(4, "little") + scales.astype("<f4" if len(scales) == 1 else "<f2").tobytes()
-
-
-def plain_code_bytes(matrices: list[np.ndarray]) -> bytes:
-    """Codes for a general-purpose compressor: a byte that gives the width (1 or 2), then int8 or int16 codes."""
-    flat = np.concatenate([codes.ravel() for codes in matrices])
-    width = 1 if np.abs(flat).max(initial=0) <= 127 else 2
-    return bytes([width]) + flat.astype(f"<i{width}").tobytes()

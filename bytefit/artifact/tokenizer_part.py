@@ -14,7 +14,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from sentencepiece import sentencepiece_model_pb2
 
-from bytefit.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
+from bytefit.data.tokenizer import MAX_VOCAB, ByteTokenizer, SentencePieceTokenizer, Tokenizer, load_tokenizer
 from bytefit.errors import UserError
 
 _NORMAL = 1
@@ -51,6 +51,8 @@ def unpack_tokenizer(data: bytes) -> Tokenizer:
     try:
         (size,) = struct.unpack_from("<I", data)
         record = json.loads(data[4 : 4 + size])
+        if not 0 < record["count"] <= MAX_VOCAB or record["pieces"].count("\0") >= record["count"]:
+            raise ValueError(f"{record['count']} pieces")
         model: Any = sentencepiece_model_pb2.ModelProto()  # type: ignore[attr-defined]
         model.ParseFromString(data[4 + size :])
         own = record["pieces"].split("\0") if record["pieces"] else []
@@ -62,7 +64,7 @@ def unpack_tokenizer(data: bytes) -> Tokenizer:
         for name, score, kind in rows:
             model.pieces.add(piece=name, score=score, type=kind)
         serialised = model.SerializeToString()
-    except (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError, DecodeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError, DecodeError) as error:
         raise UserError(f"its tokenizer section cannot be read ({error})") from None
     return load_tokenizer(serialised)
 

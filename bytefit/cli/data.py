@@ -29,8 +29,8 @@ def add_verbs(verbs: Verbs) -> None:
     build.add_argument("--val", type=Path, nargs="+", metavar="SOURCE", help="validation text (default: split off by document hash)")
     build.add_argument("--val-fraction", type=float, default=0.05, metavar="F", help="share split off for validation (default: 0.05)")
     build.add_argument("--tokenizer", default="bpe", metavar="bpe|bytes|FILE", help="what to train, or a SentencePiece .model file")
-    build.add_argument("--vocab", type=int, default=2048, metavar="N", help="ids of a trained tokenizer (default: 2048)")
-    build.add_argument("--normalization", choices=("identity", "nmt_nfkc"), default="identity", help="nmt_nfkc is the contest's, and lossy")
+    build.add_argument("--vocab", type=int, metavar="N", help="ids of a trained tokenizer (default: 2048)")
+    build.add_argument("--normalization", choices=("identity", "nmt_nfkc"), help="(default: identity) nmt_nfkc is the contest's, and lossy")
     build.add_argument(
         "--document-bytes", type=int, default=PIECE_BYTES, metavar="N",
         help=f"cut long text files into documents of about N bytes (default: {PIECE_BYTES}; 0: never)",
@@ -42,9 +42,14 @@ def do_build(options: argparse.Namespace) -> None:
     file = None if options.tokenizer in ("bpe", "bytes") else Path(options.tokenizer)
     if file is not None and not file.exists():
         raise UserError(f"--tokenizer {options.tokenizer}: give bpe, bytes or an existing .model file")
+    given = [name for name in ("vocab", "normalization") if getattr(options, name) is not None]
+    if given and options.tokenizer != "bpe":
+        raise UserError(f"--{given[0]} is for a trained tokenizer; --tokenizer {options.tokenizer} has its own")
     try:
         config = TokenizerConfig(
-            kind="bytes" if options.tokenizer == "bytes" else "bpe", vocab_size=options.vocab, normalization=options.normalization
+            kind="bytes" if options.tokenizer == "bytes" else "bpe",
+            vocab_size=2048 if options.vocab is None else options.vocab,
+            normalization=options.normalization or "identity",
         )
     except ValueError as error:
         raise UserError(f"--vocab {options.vocab}: {error}") from None

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from bytefit.config import replace_at
+from bytefit.config import apply_settings
 from bytefit.errors import UserError
 from bytefit.recipes import find_recipe
 from bytefit.recipes.recipe import Recipe
@@ -37,32 +36,27 @@ def add_recipe_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--seconds", type=float, metavar="S", help="training seconds")
     verb.add_argument("--steps", type=int, metavar="N", help="training steps instead of seconds (comparable across machines)")
     verb.add_argument("--seed", type=int, metavar="N", help="seed of weights and batches")
-    verb.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", help="replace any field of the recipe, e.g. model.dim=128"
-    )
+    verb.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="replace any field of the recipe, e.g. model.dim=96")
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
     """The named recipe with the options' replacements. Raises UserError."""
     recipe = find_recipe(options.recipe, options.size)
-    if options.seed is not None:
-        recipe = replace_at(recipe, "seed", str(options.seed))
-    if options.bytes is not None:
-        recipe = replace_at(recipe, "pack.budget_bytes", str(options.bytes))
     if options.seconds is not None and options.steps is not None:
         raise UserError("give --seconds or --steps, not both")
+    settings: list[tuple[str, str]] = []
     if options.seconds is not None or options.steps is not None:
-        try:
-            train = dataclasses.replace(recipe.train, seconds=options.seconds, steps=options.steps)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        recipe = dataclasses.replace(recipe, train=train)
+        settings += [("train.seconds", json.dumps(options.seconds)), ("train.steps", json.dumps(options.steps))]
+    if options.seed is not None:
+        settings.append(("seed", str(options.seed)))
+    if options.bytes is not None:
+        settings.append(("pack.budget_bytes", str(options.bytes)))
     for assignment in options.set:
         path, equals, text = assignment.partition("=")
         if not equals:
-            raise UserError(f"--set {assignment}: write PATH=VALUE, for example --set model.dim=128")
-        recipe = replace_at(recipe, path, text)
-    return recipe
+            raise UserError(f"--set {assignment}: write PATH=VALUE, for example --set model.dim=96")
+        settings.append((path, text))
+    return apply_settings(recipe, settings)
 
 
 def add_run_options(verb: argparse.ArgumentParser) -> None:

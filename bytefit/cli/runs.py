@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from bytefit.artifact.load import load_artifact
 from bytefit.cli.options import Verbs, add_recipe_options, add_run_options, add_verb, out_of, recipe_of, show_result
-from bytefit.config import replace_at, to_json
+from bytefit.config import apply_settings, to_json
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.dtypes import resolve_dtype
 from bytefit.errors import CheckFailed, UserError
@@ -19,11 +20,13 @@ from bytefit.report.scoreboard import scoreboard
 from bytefit.run.folder import RunFolder, data_of
 from bytefit.run.pipeline import prepare, run
 from bytefit.run.steps import check_fits, dataset_for, pack_step, prove_step, score_step, train_step, val_tokens
-from bytefit.score.prove import cut_documents, prove
+from bytefit.score.prove import Proof, cut_documents, prove
 from bytefit.score.scorer import score
 from bytefit.score.windows import Full, Sliding
 from bytefit.train.machine import keep_freed_memory
 from bytefit.train.ranks import join_ranks
+
+PROOF_BYTES = 65_536
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -51,7 +54,7 @@ def add_verbs(verbs: Verbs) -> None:
         "  bytefit score runs/a\n  bytefit score model.bytefit --data mydata --protocol sliding --stride 64 --bytes 200000",
     )  # fmt: skip
     _add_target(verb)
-    verb.add_argument("--protocol", choices=("full", "sliding"), default="full", help="for an artifact (default: full)")
+    verb.add_argument("--protocol", choices=("full", "sliding"), help="for an artifact (default: full)")
     verb.add_argument("--window", type=int, metavar="T", help="tokens a window (default: the model's context)")
     verb.add_argument("--stride", type=int, metavar="T", help="targets a sliding window (default: half the window)")
     verb.set_defaults(do=do_score)
@@ -100,11 +103,9 @@ def _open(run_path: Path, data: Path | None) -> tuple[RunFolder, Recipe, Dataset
 def do_pack(options: argparse.Namespace) -> None:
     folder, recipe, dataset = _open(options.run, None)
     if not folder.training_finished():
-        raise UserError(
-            f"the training in {options.run} is not finished; go on with: bytefit run {recipe.name} --out {options.run} --resume"
-        )
+        raise UserError(f"the training in {options.run} is not finished; go on with the command that started it, and --resume")
     if options.bytes is not None:
-        recipe = replace_at(recipe, "pack.budget_bytes", str(options.bytes))
+        recipe = apply_settings(recipe, [("pack.budget_bytes", str(options.bytes))])
     packed = pack_step(folder, recipe, dataset, Ledger())
     write_json(folder.recipe, to_json(recipe))
     size, budget = len(packed.data), recipe.pack.budget_bytes
@@ -113,26 +114,36 @@ def do_pack(options: argparse.Namespace) -> None:
 
 def do_score(options: argparse.Namespace) -> None:
     if options.target.is_dir():
-        folder, recipe, dataset = _open(options.target, options.data)
-        if options.bytes is not None:
-            recipe = replace_at(recipe, "score.max_bytes", str(options.bytes))
-        record = score_step(folder, recipe, dataset, Ledger())
-        if options.bytes is None and options.data is None:  # else it is not the run's own score
-            write_json(folder.score, record)
-        lines = [f"{name}: {record[name]['bits_per_byte']:.5f} bits per byte" for name in ("float_full", "full", "sliding")]
-        show_result(options, record, "\n".join(lines))
+        _score_run(options)
         return
     artifact, dataset = load_artifact(options.target), _needed_data(options)
     check_fits(artifact, dataset)
     keep_freed_memory()
-    window = options.window or artifact.model.config.context
+    window = artifact.model.config.context if options.window is None else options.window
+    stride = (window + 1) // 2 if options.stride is None else options.stride
+    if options.protocol == "full" and options.stride is not None:
+        raise UserError(f"--stride {options.stride} belongs to --protocol sliding")
     try:
-        protocol = Full(window=window) if options.protocol == "full" else Sliding(window=window, stride=options.stride or (window + 1) // 2)
+        protocol = Full(window=window) if options.protocol != "sliding" else Sliding(window=window, stride=stride)
     except ValueError as error:
         raise UserError(str(error)) from None
     result = score(artifact.model, val_tokens(dataset, options.bytes), dataset.byte_table, protocol, resolve_dtype("auto", "cpu"))
     text = f"{result.bits_per_byte:.5f} bits per byte ({result.bytes:,} bytes, {result.targets:,} tokens, {result.seconds:.1f} s)"
     show_result(options, result.to_json(), text)
+
+
+def _score_run(options: argparse.Namespace) -> None:
+    given = [name for name in ("protocol", "window", "stride") if getattr(options, name) is not None]
+    if given:
+        raise UserError(f"--{given[0]} is for an artifact; a run is scored by its recipe (or name {options.target / 'model.bytefit'})")
+    folder, recipe, dataset = _open(options.target, options.data)
+    if options.bytes is not None:
+        recipe = apply_settings(recipe, [("score.max_bytes", str(options.bytes))])
+    record = score_step(folder, recipe, dataset, Ledger())
+    if options.bytes is None and options.data is None:  # else it is not the run's own score
+        write_json(folder.score, record)
+    lines = [f"{name}: {record[name]['bits_per_byte']:.5f} bits per byte" for name in ("float_full", "full", "sliding")]
+    show_result(options, record, "\n".join(lines))
 
 
 def _needed_data(options: argparse.Namespace) -> Dataset:
@@ -144,21 +155,26 @@ def _needed_data(options: argparse.Namespace) -> Dataset:
 def do_prove(options: argparse.Namespace) -> None:
     if options.target.is_dir():
         folder, recipe, dataset = _open(options.target, options.data)
-        if options.bytes is not None:
-            recipe = replace_at(recipe, "score.proof_bytes", str(options.bytes))
-        proof = prove_step(folder, recipe, dataset, Ledger())
+        if options.bytes is None and options.data is None and recipe.score.proof_bytes:
+            proof = prove_step(folder, recipe, dataset, Ledger())
+            write_json(folder.proof, proof.to_json())
+        else:  # not the run's own proof: leave that alone
+            proof = _prove_aside(folder.artifact, dataset, options.bytes)
     else:
-        dataset = _needed_data(options)
-        num_bytes = options.bytes or 65_536
-        documents = cut_documents(dataset.val_documents(num_bytes), num_bytes)
-        proof = prove(options.target, documents, options.target.with_suffix(".proof.bytefitz"))
-    if proof is None:
-        raise UserError("this run's recipe asks for no proof (score.proof_bytes is 0); give --bytes N")
+        proof = _prove_aside(options.target, _needed_data(options), options.bytes)
     came_back = "restored" if proof.restored else "NOT restored"
     text = f"{proof.bytes_in:,} bytes -> {proof.bytes_out:,} bytes -> {came_back}; {proof.agreement:+.3%} against the score"
     show_result(options, proof.to_json(), text)
     if not proof.holds:
         raise CheckFailed("the proof does not hold")
+
+
+def _prove_aside(artifact: Path, dataset: Dataset, num_bytes: int | None) -> Proof:
+    """A proof that leaves no file behind."""
+    wanted = PROOF_BYTES if num_bytes is None else num_bytes
+    documents = cut_documents(dataset.val_documents(wanted), wanted)
+    with tempfile.TemporaryDirectory() as scratch:
+        return prove(artifact, documents, Path(scratch) / "proof.bytefitz", resolve_dtype("auto", "cpu"))
 
 
 def do_report(options: argparse.Namespace) -> None:

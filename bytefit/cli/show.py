@@ -14,7 +14,7 @@ from bytefit.recipes.recipe import Recipe
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
         verbs, "show", "show a recipe's parameters, arithmetic and settings before training",
-        "  bytefit show baseline --size full\n  bytefit show pocket --set model.dim=256 --json",
+        "  bytefit show baseline --size full\n  bytefit show pocket --set model.dim=96 --json",
     )  # fmt: skip
     add_recipe_options(verb)
     verb.set_defaults(do=do_show)
@@ -32,7 +32,14 @@ def do_show(options: argparse.Namespace) -> None:
         "bits_per_parameter": 8 * recipe.pack.budget_bytes / total,
         "training_flops_per_token": 6 * forward,
         "parts": [
-            {"name": r.part, "role": r.role.value, "shape": list(r.shape), "parameters": r.parameters, "multiply_adds": r.multiply_adds}
+            {
+                "name": r.part,
+                "role": r.role.value,
+                "shape": list(r.shape),
+                "parameters": r.parameters,
+                "budget_share_bytes": round(r.parameters * recipe.pack.budget_bytes / total),
+                "multiply_adds": r.multiply_adds,
+            }
             for r in rows
         ],
     }
@@ -40,7 +47,8 @@ def do_show(options: argparse.Namespace) -> None:
 
 
 def _tree(recipe: Recipe, rows: list[PartCost], record: dict[str, Any]) -> str:
-    lines = [f"{recipe.name} ({recipe.size})", ""]
+    heading = f"  {'parameter':<16} {'role':<10} {'shape':>12} {'parameters':>12} {'bytes*':>12} {'mul-adds':>12}"
+    lines = [f"{recipe.name} ({recipe.size})", "", heading]
     above = ""
     for row in rows:
         *owner, name = row.part.split(".")
@@ -48,10 +56,12 @@ def _tree(recipe: Recipe, rows: list[PartCost], record: dict[str, Any]) -> str:
             above = ".".join(owner)
             lines.append(f"{above}")
         shape = " x ".join(map(str, row.shape))
-        lines.append(f"  {name:<16} {row.role.value:<10} {shape:>12} {row.parameters:>12,}")
+        share = row.parameters * record["bits_per_parameter"] / 8
+        lines.append(f"  {name:<16} {row.role.value:<10} {shape:>12} {row.parameters:>12,} {share:>12,.0f} {row.multiply_adds:>12,}")
     plan = " ".join(f"{step.block}{'+' if step.push else ''}{'-' if step.pop is not None else ''}" for step in recipe.model.plan)
     lines += [
         "",
+        "* the part's share of the byte budget, were every parameter to take the same; mul-adds are per token, forward",
         f"plan: {plan}   (+ pushes a skip, - pops one)",
         f"num_parameters: {record['num_parameters']}",
         f"budget_bytes: {record['budget_bytes']}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from pathlib import Path
@@ -52,7 +53,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def do_generate(options: argparse.Namespace) -> None:
     artifact = load_artifact(options.artifact)
-    prompt = read_bytes(options.prompt_file) if options.prompt_file else options.prompt.encode()
+    prompt = read_bytes(options.prompt_file) if options.prompt_file else os.fsencode(options.prompt)
     start, pieces = time.perf_counter(), []
     if not options.json:
         sys.stdout.buffer.write(prompt)

@@ -7,6 +7,7 @@ complete.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def build_dataset(
     Raises:
         UserError: ``out`` is a folder that holds something else, or the text does not suit the tokenizer.
     """
+    out = out.absolute()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "dataset.json").exists())):
         raise UserError(f"{out} exists and is not a dataset; choose another --out")
     if tokenizer_file is not None:
@@ -114,8 +116,7 @@ def build_dataset(
         say(f"training the tokenizer ({tokenizer_config.kind}, vocabulary {tokenizer_config.vocab_size})")
         tokenizer = train_tokenizer(tokenizer_config, lambda: split.train)
         made = to_json(tokenizer_config)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -134,13 +135,20 @@ def build_dataset(
         }
         record["sha256"] = dataset_hash(tokenizer.sha256, splits)
         write_json(partial / "dataset.json", record)
-        if out.exists():
-            shutil.rmtree(out)
-        partial.rename(out)
+        _replace_folder(partial, out)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return out
+
+
+def _replace_folder(new: Path, old: Path) -> None:
+    """Put ``new`` in the place of ``old``; a kill in between leaves one of them whole."""
+    aside = old.with_name(f".{old.name}.{os.getpid()}.old")
+    if old.exists():
+        old.rename(aside)
+    new.rename(old)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def dataset_hash(tokenizer_sha256: str, splits: dict[str, Any]) -> str:

@@ -20,6 +20,8 @@ from bytefit.data.tokenizer import BOS_ID, Tokenizer, read_tokenizer
 from bytefit.errors import UserError
 from bytefit.files import read_json
 
+MAX_HASHED_BYTES = 1 << 30
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -78,11 +80,23 @@ def _open_built(folder: Path) -> Dataset:
     if tokenizer.sha256 != expected:
         raise UserError(f"{folder}/tokenizer.model is not the tokenizer that made these shards; build the dataset again")
     streams = {side: TokenStream([map_shard(folder / name) for name in names[side]]) for side in names}
+    _check_hashes(folder, record)
     for side, stream in streams.items():
         promised = record["splits"][side]["tokens"]
         if len(stream) != promised:
             raise UserError(f"{folder}: the {side} shards hold {len(stream)} tokens, dataset.json says {promised}; build it again")
     return _checked(folder, tokenizer, streams["train"], streams["val"], sha256, record)
+
+
+def _check_hashes(folder: Path, record: dict[str, Any]) -> None:
+    """Compare the shards with the hashes in ``dataset.json``; training shards only while that takes a second or two."""
+    shards = record["splits"]["val"]["shards"]
+    train = record["splits"]["train"]["shards"]
+    if sum((folder / shard["name"]).stat().st_size for shard in train) < MAX_HASHED_BYTES:
+        shards = shards + train
+    for shard in shards:
+        if sha256_of(folder / shard["name"]) != shard["sha256"]:
+            raise UserError(f"{folder / shard['name']} was changed after the dataset was built (its hash differs); build it again")
 
 
 def _open_contest(folder: Path) -> Dataset:
@@ -104,10 +118,10 @@ def _checked(folder: Path, tokenizer: Tokenizer, train: TokenStream, val: TokenS
     for side, stream in (("training", train), ("validation", val)):
         if len(stream) < 2:
             raise UserError(f"{folder}: the {side} split holds {len(stream)} tokens; at least 2 are needed")
-        probe = stream.read(0, min(len(stream), 1 << 20))  # all of a small split, the head of a large one
-        if probe.max() >= tokenizer.vocab_size:
+        highest = stream.highest_id()
+        if highest >= tokenizer.vocab_size:
             raise UserError(
-                f"{folder}: the {side} split holds token id {probe.max()}, but the tokenizer has {tokenizer.vocab_size} ids; "
+                f"{folder}: the {side} split holds token id {highest}, but the tokenizer has {tokenizer.vocab_size} ids; "
                 "the tokenizer does not belong to these shards"
             )
     return Dataset(folder, tokenizer, byte_table(tokenizer), train, val, sha256, record)

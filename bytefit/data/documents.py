@@ -106,10 +106,10 @@ def _read_jsonl(file: Path) -> Iterator[str]:
                     raise UserError(f'{file}, line {number}: no "text" field with a string; each line must be {{"text": ...}}')
                 if record["text"]:
                     yield _well_formed(record["text"], file, number)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file}, line {number}: not JSON ({error.msg})") from None
     except UnicodeDecodeError:
         raise UserError(f"{file}, line {number}: not UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file}, line {number}: not JSON ({getattr(error, 'msg', error)})") from None
     except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError, EOFError) as error:
         raise UserError(f"{file} is damaged after line {number} ({error})") from None
     except OSError as error:

@@ -1,7 +1,7 @@
 """The corpus that is always there: documentation of Python's standard library and of this project's own dependencies.
 
-One document a module: its docstrings in the order of the file. Long doctest listings are cut short and paragraphs that stood
-in an earlier document are left out (generated documentation repeats itself). No download: the same versions give the same text.
+One document a module: its docstrings in the order of the file. Long doctest listings are cut short and paragraphs whose words
+stood before are left out (generated documentation repeats itself). No download: the same versions give the same text.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from bytefit.data.tokenizer import TokenizerConfig
 from bytefit.errors import UserError
 from bytefit.progress import progress_bar, say
 
-VERSION = 1  # part of the cache key: raise it when the text changes
+VERSION = 2  # part of the cache key: raise it when the text changes
 PACKAGES = ("torch", "sympy", "networkx", "numpy", "mpmath", "jinja2", "fsspec")
 VAL_FRACTION = 0.04
 MIN_DOCUMENT_CHARS = 300
@@ -94,9 +95,17 @@ def module_document(module: tuple[str, Path]) -> str:
             tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, OSError, RecursionError):
         return ""
-    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    docstrings = [ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, owners)]
-    return "\n\n".join([name, *(_short_doctests(text) for text in docstrings if text)]).encode("utf-8", "replace").decode()
+    return "\n\n".join([name, *map(_short_doctests, _docstrings(tree))]).encode("utf-8", "replace").decode()
+
+
+def _docstrings(node: ast.AST) -> Iterator[str]:
+    """Docstrings in the order of the file: a class's own, then its methods'."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        text = ast.get_docstring(node)
+        if text:
+            yield text
+    for child in ast.iter_child_nodes(node):
+        yield from _docstrings(child)
 
 
 def _short_doctests(text: str) -> str:
@@ -113,12 +122,13 @@ def _short_doctests(text: str) -> str:
 
 
 def thin(documents: Iterator[str]) -> Iterator[str]:
-    """Leave out paragraphs that stood in an earlier document or earlier in the same one."""
+    """Leave out paragraphs whose words, numbers and punctuation aside, stood before, in this document or an earlier one."""
     seen: set[bytes] = set()
     for document in documents:
         kept = []
         for paragraph in document.split("\n\n"):
-            key = hashlib.sha256(" ".join(paragraph.split()).lower().encode()).digest()[:12]
+            words = re.findall(r"[^\W\d_]+", paragraph.lower())
+            key = hashlib.sha256(" ".join(words).encode()).digest()[:12]
             if len(paragraph) >= MIN_REPEATED_CHARS and key in seen:
                 continue
             seen.add(key)

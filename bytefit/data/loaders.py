@@ -35,6 +35,10 @@ class SequentialConfig:
 
     num_spans: int = 8
 
+    def __post_init__(self) -> None:
+        if self.num_spans < 1:
+            raise ValueError(f"num_spans {self.num_spans} must be at least 1")
+
     def build(self, stream: TokenStream, seq_len: int, num_rows: int, seed: int) -> Loader:
         return SequentialLoader(stream, seq_len, num_rows, self.num_spans)
 

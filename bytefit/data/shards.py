@@ -100,6 +100,10 @@ class TokenStream:
             filled += len(part)
         return out
 
+    def highest_id(self) -> int:
+        """The largest token id anywhere in the stream."""
+        return max((int(shard.max()) for shard in self._shards), default=0)
+
     def all(self) -> np.ndarray:
         """Every token, int64 of shape (len(self),)."""
         return np.concatenate(self._shards).astype(np.int64) if self._shards else np.zeros(0, np.int64)

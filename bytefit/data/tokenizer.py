@@ -43,6 +43,8 @@ class TokenizerConfig:
     sample_bytes: int = 16_000_000
 
     def __post_init__(self) -> None:
+        if self.sample_bytes < 1:
+            raise ValueError(f"sample_bytes {self.sample_bytes} must be at least 1")
         if self.kind == "bpe" and not 300 <= self.vocab_size <= MAX_VOCAB:
             raise ValueError(f"vocab_size {self.vocab_size} is outside 300..{MAX_VOCAB} (256 byte pieces, 4 control pieces, uint16)")
 

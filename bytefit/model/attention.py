@@ -38,6 +38,14 @@ class AttentionConfig:
         if self.num_heads < 1 or self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_kv_heads {self.num_kv_heads} must divide num_heads {self.num_heads}")
 
+    def check_width(self, dim: int) -> None:
+        """Raises ValueError where the heads do not fit a stream of ``dim`` channels."""
+        if dim % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} must divide dim {dim}")
+        head_dim, rotated = dim // self.num_heads, self.rotary.dims or dim // self.num_heads
+        if rotated > head_dim or rotated % 2:
+            raise ValueError(f"rotary dims {rotated} do not fit a head of {head_dim} channels (an even number of them, at most all)")
+
     def build(self, dim: int) -> Attention:
         return Attention(self, dim)
 
@@ -92,12 +100,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: AttentionConfig, dim: int):
         super().__init__()
-        if dim % config.num_heads:
-            raise ValueError(f"num_heads {config.num_heads} must divide dim {dim}")
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_dim = dim // config.num_heads
-        if (config.rotary.dims or self.head_dim) > self.head_dim or (config.rotary.dims is None and self.head_dim % 2):
-            raise ValueError(f"rotary dims {config.rotary.dims} do not fit a head of {self.head_dim} channels")
         kv_dim = self.num_kv_heads * self.head_dim
         self.query = Linear(dim, dim, Role.ATTENTION)
         self.key = Linear(dim, kv_dim, Role.ATTENTION)

@@ -54,6 +54,7 @@ class ModelConfig:
         if not 2 <= self.context <= MAX_CONTEXT:
             raise ValueError(f"context {self.context} must lie in 2..{MAX_CONTEXT}")
         check_plan(self.plan)
+        self.attention.check_width(self.dim)
 
     def build(self) -> LanguageModel:
         """A freshly initialised model (torch's global generator decides the weights)."""

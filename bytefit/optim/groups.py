@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from bytefit.dtypes import DtypeName, resolve_dtype
+from bytefit.dtypes import DtypeName
 from bytefit.model.roles import MATRIX_ROLES, ParameterInfo, Role
 from bytefit.optim.muon import Muon
 
@@ -76,8 +76,8 @@ def assign(infos: Iterable[ParameterInfo]) -> dict[str, list[ParameterInfo]]:
     return assigned
 
 
-def build_optimizers(config: OptimizerConfig, infos: Iterable[ParameterInfo], device: str = "cpu") -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, one fused AdamW with a group for each other entry.
+def build_optimizers(config: OptimizerConfig, infos: Iterable[ParameterInfo], muon_dtype: torch.dtype) -> list[torch.optim.Optimizer]:
+    """Muon (its iteration in ``muon_dtype``) for the matrices, one fused AdamW with a group for each other entry.
 
     Every group carries ``base_lr``, which the training loop multiplies by the schedule.
     """
@@ -90,7 +90,7 @@ def build_optimizers(config: OptimizerConfig, infos: Iterable[ParameterInfo], de
             momentum=muon.momentum,
             weight_decay=muon.weight_decay,
             iterations=muon.iterations,
-            dtype=resolve_dtype(muon.dtype, device),
+            dtype=muon_dtype,
         )
     ]
     groups = [

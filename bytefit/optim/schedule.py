@@ -60,6 +60,8 @@ class WarmdownConfig:
             raise ValueError(f"schedule.fraction {self.fraction} must lie in (0, 1]")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"schedule.steps {self.steps} must be at least 1")
+        if self.ramp_steps < 0:
+            raise ValueError(f"schedule.ramp_steps {self.ramp_steps} must not be negative")
         if not 0 <= self.floor <= 1:
             raise ValueError(f"schedule.floor {self.floor} must lie in [0, 1]")
 

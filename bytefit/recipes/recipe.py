@@ -58,8 +58,8 @@ class Recipe:
     score: ScoreConfig
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise ValueError(f"seed {self.seed} must not be negative")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed {self.seed} must lie in 0..2^63 - 1")
         longest = max(self.train.seq_len, self.score.window)
         if longest > self.model.context:
             raise ValueError(f"model.context {self.model.context} is shorter than the longest window ({longest} tokens); raise it")

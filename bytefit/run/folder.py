@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from bytefit.config import from_json, to_json
+from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
 from bytefit.files import read_json, write_json
 from bytefit.recipes.recipe import Recipe
@@ -57,6 +61,14 @@ class RunFolder:
         return self.path / "proof.bytefitz"
 
     @property
+    def compressors(self) -> Path:
+        return self.path / "compressors.json"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.json"
+
+    @property
     def summary(self) -> Path:
         return self.path / "summary.json"
 
@@ -78,48 +90,65 @@ class RunFolder:
         return state.exists() and bool(read_json(state).get("finished"))
 
 
-def open_run(path: Path, recipe: Recipe, data: Path | None, *, resume: bool) -> RunFolder:
+def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> RunFolder:
     """Make the folder, or take up the run in it.
+
+    A run may be taken up with other ``pack`` and ``score`` settings: then these steps are done again. Its model, training and
+    dataset must be the same.
 
     Raises:
         UserError: the folder holds another run, or one that was not asked to be resumed.
     """
     folder = RunFolder(path)
-    record = to_json(recipe)
+    record = json.loads(json.dumps(to_json(recipe)))
     if folder.recipe.exists():
         if not resume:
             raise UserError(f"{path} already holds a run; go on with it by --resume, or choose another --out")
         held = read_json(folder.recipe)
-        if held != json.loads(json.dumps(record)):
-            raise UserError(f"{path} holds a run of another recipe ({_first_difference(held, record)}); choose another --out")
-    elif path.exists() and any(path.iterdir()):
+        difference = _first_difference(_training_part(held), _training_part(record))
+        if difference:
+            raise UserError(f"{path} holds a run of another recipe ({difference}); choose another --out")
+        trained_on = read_json(folder.env).get("dataset_sha256") if folder.env.exists() else None
+        if trained_on not in (None, dataset.sha256):
+            raise UserError(f"{path} was started on another dataset than {dataset.folder}; give the same --data, or another --out")
+        if held != record:
+            for result in (folder.pack, folder.score, folder.proof):
+                result.unlink(missing_ok=True)
+    elif path.exists() and any(not entry.name.endswith(".partial") for entry in path.iterdir()):
         raise UserError(f"{path} exists and is not a run folder; choose another --out")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {path}: {error.strerror}") from None
+    write_json(folder.env, describe_machine() | {"data": str(dataset.folder.resolve()), "dataset_sha256": dataset.sha256})
     write_json(folder.recipe, record)
-    write_json(folder.env, describe_machine() | {"data": str(data.resolve()) if data else None})
     return folder
 
 
 def data_of(folder: RunFolder) -> Path | None:
-    """The dataset folder that the run was started with (None: the embedded corpus)."""
-    data = read_json(folder.env).get("data") if folder.env.exists() else None
+    """The dataset folder that the run in this folder was started with; None where there is no run."""
+    data = read_json(folder.env).get("data") if folder.recipe.exists() and folder.env.exists() else None
     return Path(data) if data else None
 
 
-def finished_weights(folder: RunFolder) -> tuple[dict[str, object], dict[str, object]]:
-    """The weights to pack (averaged where an average was kept) and the training progress. Raises UserError."""
+def trained_weights(folder: RunFolder) -> dict[str, Tensor]:
+    """The weights to pack: averaged where an average was kept. Raises UserError where there are none."""
     if not (folder.checkpoint / "state.json").exists():
         raise UserError(f"{folder.path} holds no trained weights; train first with: bytefit train RECIPE --out {folder.path}")
     checkpoint = load_checkpoint(folder.checkpoint)
-    return dict(checkpoint.average or checkpoint.weights), checkpoint.progress
+    return checkpoint.average or checkpoint.weights
 
 
-def _first_difference(held: object, wanted: object, path: str = "") -> str:
+def _training_part(record: Any) -> Any:
+    """A recipe without the settings that a trained run may still change."""
+    return {key: value for key, value in record.items() if key not in ("pack", "score")} if isinstance(record, dict) else record
+
+
+def _first_difference(held: Any, wanted: Any, path: str = "") -> str:
+    """The first place where two JSON values differ, in words; empty where they are equal."""
+    if held == wanted:
+        return ""
     if isinstance(held, dict) and isinstance(wanted, dict):
-        for key in [*held, *(key for key in wanted if key not in held)]:
-            if held.get(key) != wanted.get(key):
-                return _first_difference(held.get(key), wanted.get(key), f"{path}.{key}" if path else key)
+        key = next(key for key in [*held, *wanted] if held.get(key) != wanted.get(key))
+        return _first_difference(held.get(key), wanted.get(key), f"{path}.{key}" if path else key)
     return f"{path} is {held!r}, not {wanted!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from bytefit.model.inspect import num_parameters
 from bytefit.progress import say
 from bytefit.recipes.recipe import Recipe
 from bytefit.report.page import write_report
-from bytefit.run.folder import RunFolder, open_run
+from bytefit.run.folder import RunFolder, data_of, open_run
 from bytefit.run.steps import (
+    check_before_training,
     compare_compressors,
     dataset_for,
     fit_recipe_to,
@@ -42,7 +44,8 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
         UserError: bad input of any kind.
     """
     folder, recipe, dataset = prepare(recipe, data=data, out=out, resume=resume, ranks=ranks)
-    ledger = Ledger({k: v for k, v in read_ledger(folder).items() if k not in TRAINING_ENTRIES} if resume else None)
+    spent = read_json(folder.ledger) if resume and folder.ledger.exists() else {}
+    ledger = Ledger({entry: seconds for entry, seconds in spent.items() if entry not in TRAINING_ENTRIES})
     if folder.training_finished():
         ledger.add(read_json(folder.checkpoint / "state.json")["seconds"])
         say(f"training is finished already ({folder.path}); going on from its weights")
@@ -50,16 +53,18 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
         train_step(folder, recipe, dataset, ledger, ranks, resume=resume)
     if not ranks.is_first:
         return None
-    state = folder.checkpoint / "state.json"
-    if not fresh(folder.pack, [state]):
-        pack_step(folder, recipe, dataset, ledger)
-        save_ledger(folder, ledger)
-    if not fresh(folder.score, [folder.pack]):
-        write_json(folder.score, score_step(folder, recipe, dataset, ledger))
-        save_ledger(folder, ledger)
-    if recipe.score.proof_bytes and not fresh(folder.proof, [folder.pack]):
-        prove_step(folder, recipe, dataset, ledger)
-        save_ledger(folder, ledger)
+
+    def step(result: Path, sources: list[Path], do: Callable[[], Any]) -> None:
+        """Do a step unless its result is there, and keep its seconds."""
+        if not fresh(result, sources):
+            do()
+            write_json(folder.ledger, ledger.seconds)
+
+    step(folder.pack, [folder.checkpoint / "state.json"], lambda: pack_step(folder, recipe, dataset, ledger))
+    step(folder.score, [folder.pack], lambda: write_json(folder.score, score_step(folder, recipe, dataset, ledger, ranks.device)))
+    if recipe.score.proof_bytes:
+        step(folder.proof, [folder.pack], lambda: write_json(folder.proof, prove_step(folder, recipe, dataset, ledger).to_json()))
+    step(folder.compressors, [folder.score], lambda: write_json(folder.compressors, compare_compressors(dataset, recipe, ledger)))
     summary = summarise(folder, recipe, dataset, ledger)
     write_json(folder.summary, summary)
     write_report(folder.path, folder.report)
@@ -69,26 +74,23 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
 
 
 def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> tuple[RunFolder, Recipe, Dataset]:
-    """Open the dataset, adapt the recipe to it, and open the run folder (the first rank before the others)."""
+    """Open the dataset, adapt the recipe to it, and open the run folder (the first rank before the others).
+
+    A run that is resumed without ``data`` goes on with the dataset that it was started on.
+    """
     keep_freed_memory()
+    if data is None and resume:
+        data = data_of(RunFolder(out))
     if not ranks.is_first:
         ranks.barrier()  # the first rank builds the embedded corpus and makes the folder
-        dataset = dataset_for(recipe, data)
-        return RunFolder(out), fit_recipe_to(recipe, dataset), dataset
     dataset = dataset_for(recipe, data)
-    recipe = fit_recipe_to(recipe, dataset)
-    folder = open_run(out, recipe, data, resume=resume)
-    ranks.barrier()
+    recipe = fit_recipe_to(recipe, dataset, tell=ranks.is_first)
+    folder = RunFolder(out)
+    if ranks.is_first:
+        check_before_training(recipe, dataset, ranks)
+        folder = open_run(out, recipe, dataset, resume=resume)
+        ranks.barrier()
     return folder, recipe, dataset
-
-
-def read_ledger(folder: RunFolder) -> dict[str, float]:
-    path = folder.path / "ledger.json"
-    return read_json(path) if path.exists() else {}
-
-
-def save_ledger(folder: RunFolder, ledger: Ledger) -> None:
-    write_json(folder.path / "ledger.json", ledger.seconds)
 
 
 def sample_text(folder: RunFolder, seed: int) -> str:
@@ -103,7 +105,6 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
     proof = read_json(folder.proof) if folder.proof.exists() else {}
     machine = describe_machine()
     hardware = {key: machine.pop(key) for key in ("cpu", "cpu_capability", "threads", "gpu", "system")}
-    compressors = compare_compressors(dataset, recipe, ledger)
     return {
         "recipe": recipe.name,
         "size": recipe.size,
@@ -126,7 +127,7 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         "proof_bytes_out": proof.get("bytes_out"),
         "proof_restored": proof.get("restored"),
         "proof_agreement": proof.get("agreement"),
-        "compressors_bpb": compressors,
+        "compressors_bpb": read_json(folder.compressors),
         "tokenizer": {"vocab_size": dataset.tokenizer.vocab_size, "lossless": dataset.tokenizer.lossless},
         "dataset_sha256": dataset.sha256,
         "hardware": hardware,

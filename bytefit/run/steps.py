@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bytefit.artifact.load import Artifact, load_artifact
-from bytefit.artifact.pack import Packed, pack
+from bytefit.artifact.pack import MIN_DIAL, Packed, fixed_sections, pack, pack_at
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.data.embedded import embedded_dataset
 from bytefit.data.tokenizer import BOS_ID
 from bytefit.dtypes import resolve_dtype
 from bytefit.errors import UserError
-from bytefit.files import read_json, write_bytes, write_json
+from bytefit.files import write_bytes, write_json
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.progress import say
 from bytefit.recipes.recipe import Recipe
-from bytefit.run.folder import RunFolder, finished_weights
+from bytefit.run.folder import RunFolder, trained_weights
 from bytefit.score.compressors import compressors_bits_per_byte
 from bytefit.score.prove import Proof, cut_documents, prove
 from bytefit.score.scorer import Score, score
 from bytefit.score.windows import Full, Protocol, Sliding
-from bytefit.train.loop import train
+from bytefit.train.loop import build_loader, train
 from bytefit.train.ranks import Ranks
 
 
@@ -36,12 +36,13 @@ def dataset_for(recipe: Recipe, data: Path | None) -> Dataset:
     return open_dataset(data if data is not None else embedded_dataset(recipe.tokenizer))
 
 
-def fit_recipe_to(recipe: Recipe, dataset: Dataset) -> Recipe:
+def fit_recipe_to(recipe: Recipe, dataset: Dataset, *, tell: bool = True) -> Recipe:
     """The recipe with the dataset's vocabulary size."""
     vocab_size = dataset.tokenizer.vocab_size
     if vocab_size == recipe.model.vocab_size:
         return recipe
-    say(f"the dataset's tokenizer has {vocab_size} ids; the recipe's {recipe.model.vocab_size} is replaced")
+    if tell:
+        say(f"the dataset's tokenizer has {vocab_size} ids; the recipe's {recipe.model.vocab_size} is replaced")
     return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, vocab_size=vocab_size))
 
 
@@ -64,22 +65,38 @@ def train_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledg
 
 def trained_model(folder: RunFolder, recipe: Recipe) -> LanguageModel:
     """The float model that training left. Raises UserError where there is none or it has another shape."""
-    weights = cast(dict[str, Tensor], finished_weights(folder)[0])
     model = new_model(recipe)
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(trained_weights(folder))
     except RuntimeError:
         raise UserError(f"the weights in {folder.checkpoint} do not fit recipe.json; train again") from None
     return model.eval()
 
 
+def check_before_training(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> None:
+    """Raises UserError for what would otherwise come to light after minutes: short splits, uneven ranks, impossible budgets."""
+    build_loader(recipe.train, dataset.train, recipe.seed, ranks)
+    if recipe.pack.fit:
+        model = new_model(recipe)
+        fixed = fixed_sections(recipe.model, dataset.tokenizer, recipe.pack)
+        floor = pack_at(MIN_DIAL, _weights(model), list(model.parameter_infos()), recipe.pack, fixed)
+        if len(floor.data) > recipe.pack.budget_bytes:
+            raise UserError(
+                f"a budget of {recipe.pack.budget_bytes:,} bytes is impossible: even untrained and as coarse as can be, this model "
+                f"takes {len(floor.data):,} bytes; raise --bytes or make the model smaller (--set model.dim=...)"
+            )
+
+
+def _weights(model: LanguageModel) -> dict[str, Tensor]:
+    return {name: p.detach().float() for name, p in model.named_parameters()}
+
+
 def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Packed:
     """Quantise and pack, leaving ``model.bytefit`` and ``pack.json``."""
     model = trained_model(folder, recipe)
-    weights = {name: p.detach().float() for name, p in model.named_parameters()}
-    notes = {"recipe": recipe.name, "size": recipe.size, "window": recipe.score.window, "stride": recipe.score.stride}
+    notes = {"recipe": recipe.name, "size": recipe.size}
     with ledger.measure("fit" if recipe.pack.fit else "encode"):
-        packed = pack(weights, list(model.parameter_infos()), recipe.model, dataset.tokenizer, recipe.pack, notes=notes)
+        packed = pack(_weights(model), list(model.parameter_infos()), recipe.model, dataset.tokenizer, recipe.pack, notes=notes)
     write_bytes(folder.artifact, packed.data)
     write_json(folder.pack, {"bytes": len(packed.data), "budget": recipe.pack.budget_bytes, "parts": packed.parts, "dial": packed.dial})
     return packed
@@ -103,10 +120,10 @@ def check_fits(artifact: Artifact, dataset: Dataset) -> None:
         raise UserError(f"the artifact's tokenizer is not the one of {dataset.folder}; score it on the dataset it was trained on")
 
 
-def score_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> dict[str, Any]:
+def score_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger, device: str = "cpu") -> dict[str, Any]:
     """Score the float model (full) and the artifact (full, sliding)."""
     settings = recipe.score
-    dtype = resolve_dtype(recipe.train.dtype, "cpu")
+    dtype = resolve_dtype(recipe.train.dtype, device)
     tokens = val_tokens(dataset, settings.max_bytes)
     artifact = load_artifact(folder.artifact)
     check_fits(artifact, dataset)
@@ -114,7 +131,7 @@ def score_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledg
 
     def run(model: LanguageModel, protocol: Protocol, title: str) -> Score:
         with ledger.measure("score"):
-            return score(model, tokens, dataset.byte_table, protocol, dtype, title=title)
+            return score(model.to(device), tokens, dataset.byte_table, protocol, dtype, title=title)
 
     scores = {
         "float_full": run(trained_model(folder, recipe), full, "scoring the float weights"),
@@ -122,19 +139,14 @@ def score_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledg
         "sliding": run(artifact.model, sliding, "scoring the artifact, sliding"),
     }
     record: dict[str, Any] = {name: result.to_json() for name, result in scores.items()}
-    record |= {"artifact_sha256": artifact.sha256, "dataset_sha256": dataset.sha256, "dtype": str(dtype).removeprefix("torch.")}
-    return record
+    return record | {"artifact_sha256": artifact.sha256, "dataset_sha256": dataset.sha256}
 
 
-def prove_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Proof | None:
-    """Compress and restore the head of the validation text, leaving ``proof.json`` and ``proof.bytefitz``."""
-    if not recipe.score.proof_bytes:
-        return None
+def prove_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Proof:
+    """Compress and restore the head of the validation text; the compressed text stays in ``proof.bytefitz``."""
     documents = cut_documents(dataset.val_documents(recipe.score.proof_bytes), recipe.score.proof_bytes)
     with ledger.measure("prove"):
-        proof = prove(folder.artifact, documents, folder.proof_text)
-    write_json(folder.proof, proof.to_json() | {"artifact_sha256": load_artifact(folder.artifact).sha256})
-    return proof
+        return prove(folder.artifact, documents, folder.proof_text, resolve_dtype(recipe.train.dtype, "cpu"))
 
 
 def compare_compressors(dataset: Dataset, recipe: Recipe, ledger: Ledger) -> dict[str, float]:
@@ -146,7 +158,3 @@ def compare_compressors(dataset: Dataset, recipe: Recipe, ledger: Ledger) -> dic
 def fresh(result: Path, sources: list[Path]) -> bool:
     """Whether a step's result exists and is not older than what it was made from (for --resume)."""
     return result.exists() and all(source.exists() and source.stat().st_mtime_ns <= result.stat().st_mtime_ns for source in sources)
-
-
-def read_result(path: Path) -> Any:
-    return read_json(path)

@@ -10,6 +10,7 @@ refilled with the last ``window - stride`` tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,12 @@ def decode_streams(
 
     _run(model, lengths, protocol, code, title)
     return [np.array(stream, dtype=np.int64) for stream in streams]
+
+
+def most_tokens(num_bytes: int, vocab_size: int) -> int:
+    """The most tokens that so many bytes can hold: frequencies have 24 bits and every other id keeps at least one of them."""
+    least_bits = -math.log2(1 - (vocab_size - 1) / 2**24)
+    return math.ceil(8 * (num_bytes + 8) / least_bits)
 
 
 def stream_lengths(num_tokens: int, num_streams: int) -> list[int]:

@@ -17,14 +17,14 @@ import torch
 from bytefit.artifact.load import Artifact
 from bytefit.data.tokenizer import BOS_ID, Tokenizer
 from bytefit.errors import UserError
-from bytefit.score.coder import cut_into_streams, decode_streams, encode_streams, good_stream_count, stream_lengths
+from bytefit.score.coder import cut_into_streams, decode_streams, encode_streams, good_stream_count, most_tokens, stream_lengths
 from bytefit.score.windows import Sliding
 
 MAGIC = b"bytefitz"
 VERSION = 1
-# magic, version, threads, artifact hash (8 bytes), CRC-32 of the content, window, stride, streams, tokens, documents, length
+# magic, version, artifact hash (8 bytes), CRC-32 of the content, threads, window, stride, streams, tokens, documents, length
 # of the machine description
-_HEAD = struct.Struct("<8sBB8sIIIHQIB")
+_HEAD = struct.Struct("<8sB8sIHIIHQIB")
 _CHECKSUM = struct.Struct("<I")  # CRC-32 of everything before it
 
 
@@ -59,15 +59,15 @@ def _checksum(documents: list[bytes]) -> int:
     return checksum
 
 
-def compress(artifact: Artifact, documents: list[bytes], *, num_streams: int | None = None) -> bytes:
+def compress(artifact: Artifact, documents: list[bytes]) -> bytes:
     """Any bytes, one or several documents, to one compressed file."""
     tokens = document_tokens(artifact.tokenizer, documents)
     protocol = default_protocol(artifact)
-    streams = cut_into_streams(tokens, num_streams or good_stream_count(len(tokens), protocol.window))
+    streams = cut_into_streams(tokens, good_stream_count(len(tokens), protocol.window))
     words = encode_streams(artifact.model, streams, protocol)
     machine = machine_class().encode()
     head = _HEAD.pack(
-        MAGIC, VERSION, torch.get_num_threads(), bytes.fromhex(artifact.sha256)[:8], _checksum(documents),
+        MAGIC, VERSION, bytes.fromhex(artifact.sha256)[:8], _checksum(documents), torch.get_num_threads(),
         protocol.window, protocol.stride, len(streams), len(tokens), len(documents), len(machine),
     )  # fmt: skip
     body = head + machine + words.astype("<u4").tobytes()
@@ -84,7 +84,8 @@ def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
         raise UserError("this is not a file that bytefit compress wrote (wrong magic number)")
     if len(data) < _HEAD.size + _CHECKSUM.size:
         raise UserError("the compressed file is cut short (no header)")
-    (_, version, threads, artifact_hash, checksum, window, stride, num_streams, num_tokens, num_documents, length) = _HEAD.unpack_from(data)
+    fields = _HEAD.unpack_from(data)
+    _, version, artifact_hash, checksum, threads, window, stride, num_streams, num_tokens, num_documents, length = fields
     if version != VERSION:
         raise UserError(f"the compressed file has format {version}; this program reads {VERSION}")
     if artifact_hash != bytes.fromhex(artifact.sha256)[:8]:
@@ -102,6 +103,8 @@ def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
         raise UserError("the compressed file's header is damaged")
     if num_tokens and not num_streams:
         raise UserError("the compressed file's header is damaged")
+    if num_tokens > most_tokens(len(body) - words_start, artifact.tokenizer.vocab_size):
+        raise UserError(f"the compressed file claims {num_tokens:,} tokens, which its bytes cannot hold")
     words = np.frombuffer(body[words_start:], dtype="<u4").astype(np.uint32)
     lengths = stream_lengths(num_tokens, num_streams)
     with _threads(threads):

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from bytefit.artifact.load import load_artifact
 from bytefit.data.tokenizer import BOS_ID
 from bytefit.errors import UserError
 from bytefit.files import write_bytes
 from bytefit.progress import say
-from bytefit.score.coder import CODER_DTYPE, cut_into_streams, good_stream_count
+from bytefit.score.coder import cut_into_streams, good_stream_count
 from bytefit.score.compressed import compress, decompress, default_protocol, document_tokens, overhead_bytes
 from bytefit.score.scorer import target_nats
 
@@ -72,8 +73,12 @@ def cut_documents(documents: list[bytes], num_bytes: int) -> list[bytes]:
     return taken
 
 
-def prove(artifact_path: Path, documents: list[bytes], compressed_path: Path) -> Proof:
+def prove(artifact_path: Path, documents: list[bytes], compressed_path: Path, dtype: torch.dtype) -> Proof:
     """Compress ``documents`` to ``compressed_path``; restore them from the two files alone; compare with the score.
+
+    Args:
+        dtype: what scores are computed in. The coder computes in fp32, token by token, through the key/value cache; the scorer
+            in ``dtype``, whole windows at once: their agreement says that the fast score is the true one.
 
     Raises:
         UserError: no text, or an artifact that cannot be read.
@@ -95,7 +100,7 @@ def prove(artifact_path: Path, documents: list[bytes], compressed_path: Path) ->
     nats = 0.0
     for stream in cut_into_streams(tokens, good_stream_count(len(tokens), protocol.window)):
         sequence = np.concatenate([[BOS_ID], stream])
-        nats += float(target_nats(artifact.model, sequence, protocol, CODER_DTYPE, title="scoring the proof's text").sum())
+        nats += float(target_nats(artifact.model, sequence, protocol, dtype, title="scoring the proof's text").sum())
     bits = nats / math.log(2)
     return Proof(
         bytes_in=sum(map(len, documents)),

@@ -12,6 +12,7 @@ import torch
 
 from bytefit.config import to_json
 from bytefit.data.byte_table import ByteTable
+from bytefit.dtypes import dtype_name
 from bytefit.errors import UserError
 from bytefit.model.language_model import LanguageModel
 from bytefit.progress import progress_bar
@@ -35,6 +36,7 @@ class Score:
     targets: int
     bytes: int
     protocol: Protocol
+    dtype: str
     seconds: float
 
     @property
@@ -110,4 +112,4 @@ def score(
     num_bytes = int(table.count(tokens[1:], tokens[:-1]).sum())
     if num_bytes == 0:
         raise UserError("the tokens to score stand for no text at all (only control ids)")
-    return Score(float(nats.sum()), len(nats), num_bytes, protocol, time.perf_counter() - start)
+    return Score(float(nats.sum()), len(nats), num_bytes, protocol, dtype_name(dtype), time.perf_counter() - start)

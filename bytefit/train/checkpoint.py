@@ -59,7 +59,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     name = f"step-{checkpoint.progress['step']:08d}.safetensors"
     write_bytes(folder / name, data)
     write_json(folder / "state.json", {"tensors": name, "optimizers": len(checkpoint.optimizers), **checkpoint.progress})
-    for old in folder.glob("step-*.safetensors"):
+    for old in [*folder.glob("step-*.safetensors"), *folder.glob(".step-*.partial")]:  # a kill while writing leaves the latter
         if old.name != name:
             old.unlink()
 

@@ -1,7 +1,7 @@
 """Training: batch, loss, backward, clip, optimizers, average, clock.
 
-``train`` reads from top to bottom as a run happens. The clock counts training steps only; warm-up (which compiles) and
-checkpointing stand in ledger entries of their own.
+``train`` reads from top to bottom as a run happens. The clock counts everything in the loop, checkpoints included; warm-up,
+which compiles, stands in ledger entries of its own.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+import torch._dynamo.exc
+import torch._inductor.exc
 from torch import Tensor, nn
 
 from bytefit.data.loaders import Loader, LoaderConfig
 from bytefit.data.shards import TokenStream
-from bytefit.dtypes import DtypeName, resolve_dtype
+from bytefit.dtypes import DtypeName, dtype_name, resolve_dtype
 from bytefit.errors import UserError
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.optim.average import ExponentialAverage
 from bytefit.optim.groups import OptimizerConfig, build_optimizers
 from bytefit.optim.schedule import Moment, WarmdownConfig, linear_warmup, lr_scale
-from bytefit.progress import progress_bar
+from bytefit.progress import progress_bar, say
 from bytefit.train.checkpoint import Checkpoint, load_checkpoint, load_optimizer_tensors, optimizer_tensors, save_checkpoint
 from bytefit.train.metrics import MetricsLog
 from bytefit.train.ranks import Ranks
@@ -77,18 +79,12 @@ class TrainConfig:
             raise ValueError(f"batch_tokens {self.batch_tokens} must be a multiple of seq_len {self.seq_len}")
         if self.micro_batch_tokens < self.seq_len:
             raise ValueError(f"micro_batch_tokens {self.micro_batch_tokens} must be at least seq_len {self.seq_len}")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay {self.ema_decay} must lie in [0, 1)")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"clip_norm {self.clip_norm} must be above 0")
         if self.warmup_steps < 0 or self.checkpoint_seconds <= 0:
             raise ValueError("warmup_steps must not be negative and checkpoint_seconds must be above 0")
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What training leaves: the weights to pack, and how far it came."""
-
-    weights: dict[str, Tensor]
-    steps: int
-    tokens: int
-    final_loss: float
 
 
 LossFunction = Callable[..., Tensor]  # (ids_BT, targets_BT, dtype) -> mean loss
@@ -108,12 +104,12 @@ def train(
     ledger: Ledger,
     ranks: Ranks,
     resume: bool = False,
-) -> Trained:
+) -> None:
     """Train ``model`` in place until the budget is used.
 
     Args:
         stream: training tokens.
-        folder: run folder; gets ``metrics.jsonl`` and ``checkpoint/``.
+        folder: run folder; gets ``metrics.jsonl`` and ``checkpoint/``, whose last state is marked finished.
         ledger: seconds go to ``compile``, ``warmup`` and ``train``.
         resume: go on from ``folder/checkpoint`` if it is there.
 
@@ -121,20 +117,18 @@ def train(
         Interrupted: after a checkpoint, on SIGINT or SIGTERM.
         UserError: a split too short for a window, a batch that does not divide over the ranks, a diverged run.
     """
-    loader = config.loader.build(stream, config.seq_len, config.batch_tokens // config.seq_len, seed)
-    if loader.num_rows % ranks.world:
-        raise UserError(f"{loader.num_rows} windows a step do not divide over {ranks.world} ranks; change train.batch_tokens")
-    dtype = resolve_dtype(config.dtype, ranks.device)
+    loader = build_loader(config, stream, seed, ranks)
+    checkpoint_folder = folder / "checkpoint"
+    checkpoint = load_checkpoint(checkpoint_folder) if resume and (checkpoint_folder / "state.json").exists() else None
+    dtype, muon_dtype = _agree_on_dtypes(config, ranks, checkpoint)
     model.to(ranks.device)
     parameters = dict(model.named_parameters())
-    loss_of: LossFunction = torch.compile(model, dynamic=False) if config.compile else model
-    _warm_up(loss_of, model, config, loader, ranks, dtype, ledger)
-    optimizers = build_optimizers(config.optimizer, model.parameter_infos(), ranks.device)
+    loss_of = _warm_up(model, config, loader, ranks, dtype, muon_dtype, ledger)
+    optimizers = build_optimizers(config.optimizer, model.parameter_infos(), muon_dtype)
     average = ExponentialAverage(parameters, config.ema_decay) if config.ema_decay is not None else None
 
-    step, last_loss, checkpoint_folder = 0, float("nan"), folder / "checkpoint"
-    if resume and (checkpoint_folder / "state.json").exists():
-        checkpoint = load_checkpoint(checkpoint_folder)
+    step, last_loss = 0, float("nan")
+    if checkpoint is not None:
         _restore(checkpoint, parameters, optimizers, average)
         step, last_loss = checkpoint.progress["step"], checkpoint.progress["loss"]
         ledger.add(checkpoint.progress["seconds"])
@@ -146,6 +140,7 @@ def train(
         ledger.settle()
         spent = {entry: ledger.seconds[entry] for entry in ("compile", "warmup", "train")}
         progress = {"step": step, "loss": last_loss, "finished": finished, "seed": seed, "seconds": spent}
+        progress |= {"dtype": dtype_name(dtype), "muon_dtype": dtype_name(muon_dtype)}
         weights = {name: p.detach() for name, p in parameters.items()}
         states = [optimizer_tensors(optimizer) for optimizer in optimizers]
         save_checkpoint(checkpoint_folder, Checkpoint(weights, average.average if average else {}, states, progress))
@@ -178,8 +173,24 @@ def train(
     ranks.barrier()
     if not finished:
         raise Interrupted(f"stopped at step {step}; everything so far is saved in {folder}")
-    weights = average.average if average else {name: p.detach() for name, p in parameters.items()}
-    return Trained({name: w.cpu().float() for name, w in weights.items()}, step, step * config.batch_tokens, last_loss)
+
+
+def build_loader(config: TrainConfig, stream: TokenStream, seed: int, ranks: Ranks) -> Loader:
+    """Raises UserError where the split is too short for a window or the batch does not divide over the ranks."""
+    loader = config.loader.build(stream, config.seq_len, config.batch_tokens // config.seq_len, seed)
+    if loader.num_rows % ranks.world:
+        raise UserError(f"{loader.num_rows} windows a step do not divide over {ranks.world} ranks; change train.batch_tokens")
+    return loader
+
+
+def _agree_on_dtypes(config: TrainConfig, ranks: Ranks, checkpoint: Checkpoint | None) -> tuple[torch.dtype, torch.dtype]:
+    """Dtypes of activations and of Muon: the checkpoint's, else the first rank's choice (``auto`` is decided by timing)."""
+    if checkpoint is not None:
+        return getattr(torch, checkpoint.progress["dtype"]), getattr(torch, checkpoint.progress["muon_dtype"])
+    wanted = [resolve_dtype(name, ranks.device) for name in (config.dtype, config.optimizer.matrices.dtype)]
+    flags = ranks.from_first([float(dtype is torch.bfloat16) for dtype in wanted])
+    first, second = (torch.bfloat16 if flag else torch.float32 for flag in flags)
+    return first, second
 
 
 def _step(
@@ -220,21 +231,52 @@ def _step(
 
 
 def _warm_up(
-    loss_of: LossFunction, model: LanguageModel, config: TrainConfig, loader: Loader, ranks: Ranks, dtype: torch.dtype, ledger: Ledger
-) -> None:
-    """Take a few real steps and undo them, so that compilation and first touches stand outside the training clock."""
+    model: LanguageModel,
+    config: TrainConfig,
+    loader: Loader,
+    ranks: Ranks,
+    dtype: torch.dtype,
+    muon_dtype: torch.dtype,
+    ledger: Ledger,
+) -> LossFunction:
+    """Take a few real steps and undo them, so that compilation and first touches stand outside the training clock.
+
+    Returns the loss to train with: compiled where that was asked for and a C++ compiler is there, else the model itself.
+    """
     parameters = dict(model.named_parameters())
     kept = {name: p.detach().clone() for name, p in parameters.items()}
     random_state = torch.get_rng_state()
-    optimizers = build_optimizers(config.optimizer, model.parameter_infos(), ranks.device)
-    for i in range(config.warmup_steps):
-        with ledger.measure("compile" if config.compile and i == 0 else "warmup"):
+    loss_of: LossFunction = model
+    if config.compile:
+        with ledger.measure("compile"):
+            loss_of = _compiled(model, loader, dtype, config, ranks)
+    optimizers = build_optimizers(config.optimizer, model.parameter_infos(), muon_dtype)
+    for _ in range(config.warmup_steps):
+        with ledger.measure("warmup"):
             _step(loss_of, loader, config, optimizers, parameters, ranks, dtype, 0, 1.0)
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(kept[name])
             p.grad = None
     torch.set_rng_state(random_state)
+    return loss_of
+
+
+def _compiled(model: LanguageModel, loader: Loader, dtype: torch.dtype, config: TrainConfig, ranks: Ranks) -> LossFunction:
+    """The compiled loss, tried once forward and backward; the eager one, with a word, where compilation fails."""
+    compiled = torch.compile(model, dynamic=False)
+    share = loader.num_rows // ranks.world
+    tokens = torch.from_numpy(loader.rows(0, 0, min(share, max(1, config.micro_batch_tokens // config.seq_len)))).to(ranks.device)
+    failed = ""
+    try:
+        compiled(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), dtype).backward()
+    except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+        failed = str(error).strip().splitlines()[0]
+    model.zero_grad(set_to_none=True)
+    if not ranks.any(bool(failed)):
+        return compiled
+    say(f"torch.compile does not work here ({failed or 'on another rank'}); training eagerly, which is slower (is g++ installed?)")
+    return model
 
 
 def _restore(

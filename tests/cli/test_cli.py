@@ -127,6 +127,10 @@ def test_data_build_and_its_record(write, tmp_path, capsys, documents) -> None:
         (["run", "pocket", "--set", "model.dim=wide"], "expected int, got 'wide'"),
         (["run", "pocket", "--set", "model.dim"], "write PATH=VALUE"),
         (["run", "pocket", "--set", "train.seq_len=100000"], "must be a multiple of seq_len"),
+        (["run", "pocket", "--seed", "1180591620717411303424"], "must lie in 0..2^63"),
+        (["run", "baseline", "--set", "train.loader.num_spans=0"], "num_spans 0"),
+        (["run", "pocket", "--set", 'train.loader={"type":[]}'], "is not one of"),
+        (["data", "build", "x", "--out", "/tmp/never", "--tokenizer", "bytes", "--vocab", "9"], "has its own"),
         (["run", "pocket", "--set", "score.window=4096"], "model.context"),
         (["run", "pocket", "--seconds", "1", "--steps", "1"], "not both"),
         (["run", "pocket", "--seconds", "-1"], "must be above 0"),
@@ -160,6 +164,39 @@ def test_out_that_is_taken(tiny_run, dataset, tmp_path, capsys) -> None:
     code, _, err = run(capsys, "run", "pocket", "--size", "tiny", "--data", dataset.folder, "--out", tmp_path)
     assert code == 2
     assert "is not a run folder" in err
+
+
+def test_resume_keeps_its_dataset_and_takes_other_budgets(dataset, write, tmp_path, capsys, documents) -> None:
+    """--resume alone goes on with the run's own dataset; another dataset is refused; pack and score settings may change."""
+    out = tmp_path / "run"
+    base = ("run", "pocket", "--size", "tiny", "--steps", "6", "--out", out)
+    assert run(capsys, *base, "--data", dataset.folder)[0] == 0
+    first = json.loads((out / "summary.json").read_text())
+    code, text, _ = run(capsys, *base, "--resume", "--bytes", "9000", "--json")
+    assert code == 0
+    second = json.loads(text)
+    assert second["dataset_sha256"] == first["dataset_sha256"]
+    assert second["steps"] == 6
+    assert second["artifact_bytes"] <= 9000 < first["artifact_bytes"]
+    source = write("other.jsonl", "".join(json.dumps({"text": document + "!"}) + "\n" for document in documents))
+    assert run(capsys, "data", "build", source, "--out", tmp_path / "other", "--vocab", "320")[0] == 0
+    code, _, err = run(capsys, *base, "--resume", "--data", tmp_path / "other")
+    assert code == 2
+    assert "another dataset" in err or "vocab_size" in err
+
+
+def test_what_is_impossible_is_said_before_training(dataset, tmp_path, capsys) -> None:
+    out = tmp_path / "run"
+    base = ("run", "pocket", "--size", "tiny", "--data", dataset.folder, "--out", out)
+    for wrong, message in (
+        (("--bytes", "3000"), "a budget of 3,000 bytes is impossible"),
+        (("--set", 'train.loader={"type": "SequentialConfig", "num_spans": 7}'), "does not divide into 7 spans"),
+        (("--set", "model.dim=33"), "num_heads 2 must divide dim 33"),
+    ):
+        code, _, err = run(capsys, *base, *wrong)
+        assert code == 2
+        assert message in err
+        assert not out.exists()
 
 
 def test_artifact_on_a_foreign_dataset(tiny_run, write, tmp_path, capsys, documents) -> None:

@@ -44,6 +44,8 @@ def test_long_text_is_cut_at_line_ends_and_loses_nothing(write) -> None:
         ("binary.txt", b"PK\x03\x04\0\0", "binary"),
         ("latin.txt", "caf\xe9 au lait".encode("latin-1"), "not UTF-8 at byte 3"),
         ("bad.jsonl", b'{"text": "a"}\n{oops\n', "line 2: not JSON"),
+        ("deep.jsonl", b"[" * 100_000, "line 1: not JSON"),
+        ("long.jsonl", b'{"text": ' + b"9" * 5000 + b"}", "line 1: not JSON"),
         ("bare.jsonl", b'"only a string"\n', 'no "text" field'),
         ("surrogate.jsonl", b'{"text": "\\ud800"}\n', "lone surrogate"),
         ("cut.jsonl.gz", gzip.compress(lines("x" * 10000))[:40], "damaged"),

@@ -11,8 +11,10 @@ def test_modules_of_python_and_of_the_dependencies_are_found() -> None:
 
 
 def test_document_holds_the_docstrings_in_order(write) -> None:
-    file = write("m.py", '"""Top."""\nclass A:\n    """Class."""\n    def f(self):\n        """Method."""\nx = "not this"\n')
-    assert module_document(("pkg.m", file)) == "pkg.m\n\nTop.\n\nClass.\n\nMethod."
+    file = write(
+        "m.py", '"""Top."""\nclass A:\n    """Class."""\n    def f(self):\n        """Method."""\nx = "not this"\ndef g(): "Last."\n'
+    )
+    assert module_document(("pkg.m", file)) == "pkg.m\n\nTop.\n\nClass.\n\nMethod.\n\nLast."
     assert module_document(("broken", write("b.py", "def ("))) == ""
 
 

@@ -205,4 +205,4 @@ def test_heads_must_divide() -> None:
     with pytest.raises(ValueError, match="num_kv_heads 3 must divide num_heads 4"):
         AttentionConfig(num_heads=4, num_kv_heads=3)
     with pytest.raises(ValueError, match="must divide dim 32"):
-        dataclasses.replace(SMALL, attention=AttentionConfig(num_heads=5, num_kv_heads=5)).build()
+        dataclasses.replace(SMALL, attention=AttentionConfig(num_heads=5, num_kv_heads=5))

@@ -64,14 +64,14 @@ def test_every_parameter_has_exactly_one_optimizer_group(tied) -> None:
     assigned = assign(infos)
     assert sorted(info.name for group in assigned.values() for info in group) == sorted(name for name, _ in model.named_parameters())
     assert all(info.role in (Role.ATTENTION, Role.MLP) for info in assigned["matrices"])
-    optimizers = build_optimizers(recipe.train.optimizer, infos)
+    optimizers = build_optimizers(recipe.train.optimizer, infos, torch.float32)
     held = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     assert sorted(held) == sorted(id(p) for p in model.parameters())
 
 
 def test_learning_rates_reach_their_groups() -> None:
     config = OptimizerConfig(matrices=MuonConfig(lr=0.1), tables=AdamConfig(lr=0.2), gains=AdamConfig(lr=0.3))
-    muon, adam = build_optimizers(config, find_recipe("pocket", "tiny").model.build().parameter_infos())
+    muon, adam = build_optimizers(config, find_recipe("pocket", "tiny").model.build().parameter_infos(), torch.float32)
     assert {group["base_lr"] for group in muon.param_groups} == {0.1}
     assert [group["base_lr"] for group in adam.param_groups] == [0.2, 0.3]
 

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bytefit.score.coder as coder
 from bytefit.artifact.load import load_artifact
 from bytefit.errors import UserError
 from bytefit.model.attention import AttentionConfig
@@ -140,12 +141,20 @@ def test_learnt_text_is_compressed_well(tiny_run, dataset) -> None:
     assert len(compress(artifact, documents)) < 0.45 * sum(map(len, documents))
 
 
-def test_thread_count_travels_in_the_file(tiny_run) -> None:
+def test_thread_count_travels_in_the_file(tiny_run, monkeypatch) -> None:
     artifact = load_artifact(tiny_run.artifact)
     data = compress(artifact, [b"some text " * 30])
+    real, used = coder._Predictor.next, []
+
+    def watched(self, ids):
+        used.append(torch.get_num_threads())
+        return real(self, ids)
+
+    monkeypatch.setattr(coder._Predictor, "next", watched)
     torch.set_num_threads(1)
     try:
         assert decompress(artifact, data) == [b"some text " * 30]
+        assert set(used) == {2}
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(2)
@@ -162,12 +171,12 @@ def resealed(data: bytes) -> bytes:
         (lambda d: b"x" + d[1:], "magic"),
         (lambda d: d[:20], "cut short"),
         (lambda d: d[:8] + b"\x09" + d[9:], "format 9"),
-        (lambda d: d[:10] + bytes(8) + d[18:], "another artifact"),
+        (lambda d: d[:9] + bytes(8) + d[17:], "another artifact"),
         (lambda d: resealed(d.replace(b"torch ", b"forch ")), "another class of machine"),
         (lambda d: d[:-1], "checksum"),
         (lambda d: d[:60] + bytes([d[60] ^ 4]) + d[61:], "checksum"),
         (lambda d: resealed(d[:-12] + bytes(12)), "damaged|does not decode"),
-        (lambda d: resealed(d[:34] + b"\xff\xff\xff\x0f" + d[38:]), "damaged|does not decode"),
+        (lambda d: resealed(d[:33] + b"\xff" * 6 + d[39:]), "its bytes cannot hold"),
     ],
 )
 def test_bad_compressed_files(tiny_run, change, message) -> None:
@@ -180,7 +189,7 @@ def test_bad_compressed_files(tiny_run, change, message) -> None:
 def test_proof_holds_and_notices_a_wrong_model(tiny_run, dataset, tmp_path) -> None:
     documents = cut_documents(dataset.val_documents(5000), 5000)
     assert sum(map(len, documents)) == 5000
-    proof = prove(tiny_run.artifact, documents, tmp_path / "proof")
+    proof = prove(tiny_run.artifact, documents, tmp_path / "proof", torch.bfloat16)
     assert proof.holds
     assert proof.restored
     assert abs(proof.agreement) < 0.01
@@ -190,8 +199,6 @@ def test_proof_holds_and_notices_a_wrong_model(tiny_run, dataset, tmp_path) -> N
 
 def test_proof_fails_where_decoding_differs(tiny_run, dataset, tmp_path, monkeypatch) -> None:
     """A decoder that computes other probabilities must not restore the text."""
-    import bytefit.score.coder as coder
-
     documents = cut_documents(dataset.val_documents(3000), 3000)
     real, predictors = coder._Predictor.next, []
 
@@ -202,7 +209,7 @@ def test_proof_fails_where_decoding_differs(tiny_run, dataset, tmp_path, monkeyp
         return np.roll(probabilities, 1, axis=1) if self is not predictors[0] else probabilities
 
     monkeypatch.setattr(coder._Predictor, "next", shifted)
-    assert not prove(tiny_run.artifact, documents, tmp_path / "proof").restored
+    assert not prove(tiny_run.artifact, documents, tmp_path / "proof", torch.bfloat16).restored
 
 
 def test_generation_is_seeded_and_survives_long_texts(tiny_run) -> None:
@@ -211,6 +218,6 @@ def test_generation_is_seeded_and_survives_long_texts(tiny_run) -> None:
     assert one == two != other
     greedy = [b"".join(generate(artifact, b"The river", num_tokens=20, temperature=0, seed=s)) for s in (1, 2)]
     assert greedy[0] == greedy[1]
-    assert b"".join(generate(artifact, b"word " * 300, num_tokens=5)) is not None
+    assert 0 < len(list(generate(artifact, b"word " * 300, num_tokens=5))) <= 5
     with pytest.raises(UserError, match="top_p"):
         next(generate(artifact, b"", num_tokens=1, top_p=0.0))

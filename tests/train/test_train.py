@@ -35,9 +35,11 @@ def config(**changes) -> TrainConfig:
 def train_tiny(dataset, folder, settings: TrainConfig, *, resume=False, ledger=None):
     recipe = dataclasses.replace(RECIPE, model=dataclasses.replace(RECIPE.model, vocab_size=dataset.tokenizer.vocab_size))
     folder.mkdir(exist_ok=True)
-    return train(
-        new_model(recipe), settings, dataset.train, seed=5, folder=folder, ledger=ledger or Ledger(), ranks=ONE_RANK, resume=resume
-    )
+    ledger = ledger or Ledger()
+    train(new_model(recipe), settings, dataset.train, seed=5, folder=folder, ledger=ledger, ranks=ONE_RANK, resume=resume)
+    checkpoint = load_checkpoint(folder / "checkpoint")
+    assert checkpoint.progress["finished"]
+    return checkpoint.average or checkpoint.weights
 
 
 def losses(folder) -> list[float]:
@@ -51,13 +53,13 @@ def same(a, b) -> bool:
 def test_training_learns_and_repeats_itself(dataset, tmp_path) -> None:
     first = train_tiny(dataset, tmp_path / "a", config(steps=60))
     assert losses(tmp_path / "a")[-1] < 0.75 * losses(tmp_path / "a")[0]
-    assert same(first.weights, train_tiny(dataset, tmp_path / "b", config(steps=60)).weights)
+    assert same(first, train_tiny(dataset, tmp_path / "b", config(steps=60)))
 
 
 def test_warmup_leaves_no_trace(dataset, tmp_path) -> None:
     with_warmup = train_tiny(dataset, tmp_path / "a", config(warmup_steps=3))
     without = train_tiny(dataset, tmp_path / "b", config(warmup_steps=0))
-    assert same(with_warmup.weights, without.weights)
+    assert same(with_warmup, without)
 
 
 def test_gradient_accumulation_is_the_same_batch(dataset, tmp_path) -> None:
@@ -70,7 +72,7 @@ def test_gradient_accumulation_is_the_same_batch(dataset, tmp_path) -> None:
 def test_options_are_active(dataset, tmp_path, changes) -> None:
     plain = train_tiny(dataset, tmp_path / "a", config())
     changed = train_tiny(dataset, tmp_path / "b", config(**changes))
-    assert not same(plain.weights, changed.weights)
+    assert not same(plain, changed)
     if "ema_decay" in changes:
         assert losses(tmp_path / "a") == losses(tmp_path / "b")  # an average watches, it does not steer
 
@@ -110,7 +112,7 @@ def test_signal_saves_and_resume_goes_on_bit_for_bit(dataset, tmp_path, monkeypa
     monkeypatch.setattr(loop, "_step", real)
     assert load_checkpoint(tmp_path / "b" / "checkpoint").progress["finished"] is False
     resumed = train_tiny(dataset, tmp_path / "b", config(ema_decay=0.9), resume=True)
-    assert same(resumed.weights, undisturbed.weights)
+    assert same(resumed, undisturbed)
     assert losses(tmp_path / "b") == losses(tmp_path / "a")
 
 
@@ -158,6 +160,27 @@ def test_two_ranks_and_one_give_the_same_curve(dataset, tmp_path) -> None:
         assert done.returncode == 0, done.stderr
     assert len(losses(tmp_path / "one")) == 25
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    one, two = (load_checkpoint(tmp_path / out / "checkpoint").weights for out in ("one", "two"))
+    assert all(torch.allclose(one[name], two[name], atol=2e-2) for name in one)
+
+
+def test_without_a_compiler_training_goes_on_eagerly(dataset, tmp_path, monkeypatch, capsys) -> None:
+    import torch._inductor.config as inductor
+    import torch._inductor.cpp_builder as builder
+
+    torch._dynamo.reset()
+    builder.cpp_compiler_search.cache_clear()
+    monkeypatch.setattr(inductor.cpp, "cxx", ("/nowhere/c++",))
+    monkeypatch.setattr(inductor, "fx_graph_cache", False)
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    try:
+        train_tiny(dataset, tmp_path / "a", config(steps=4, compile=True))
+    finally:
+        torch._dynamo.reset()
+        builder.cpp_compiler_search.cache_clear()
+    assert "torch.compile does not work here" in capsys.readouterr().err
+    train_tiny(dataset, tmp_path / "b", config(steps=4))
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
 def test_damaged_and_foreign_checkpoints(dataset, tmp_path) -> None:
