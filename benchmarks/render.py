@@ -114,6 +114,41 @@ def picture(record: dict[str, Any]) -> str:
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+def contest_section(record: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Byte accounting with the contest's tokenizers",
+        "",
+        f"`{record['command']}` at commit `{record['commit'][:10]}`: bytes of the same documents, counted three ways.",
+        "",
+        "| tokenizer | raw bytes | byte table | the rule, token by token | what the detokeniser writes |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for row in record["rows"]:
+        counts = (row["raw_bytes"], row["counted_by_table"], row["counted_by_the_rule"], row["bytes_the_detokeniser_writes"])
+        lines.append(f"| {row['tokenizer']} | " + " | ".join(f"{count:,}" for count in counts) + " |")
+    return [*lines, ""]
+
+
+def headline(record: dict[str, Any]) -> str:
+    """The README's first figures."""
+    runs = record["summaries"]
+    best = min(runs[0]["compressors_bpb"].items(), key=lambda item: item[1])
+    seconds, threads = mean(runs, "train_seconds"), runs[0]["hardware"]["threads"]
+    most = max(run["artifact_bytes"] for run in runs)
+    return (
+        f"**{mean(runs, 'val_bpb'):.3f} bits per byte** on {runs[0]['val_bytes'] / 1e6:.2f} MB of unseen English text, from {seconds:.0f} s of "
+        f"training on {threads} CPU cores, everything in **{most:,} bytes** (mean of {len(runs)} seeds; {best[0]}, the best of five "
+        f"compressors on the same text, takes {best[1]:.3f}). Numbers, commands and hardware: [docs/results.md](docs/results.md)."
+    )
+
+
+def write_headline(text: str) -> None:
+    path = ROOT / "README.md"
+    before, rest = path.read_text().split("<!-- headline: written by make results -->\n")
+    _, after = rest.split("<!-- end -->", 1)
+    path.write_text(f"{before}<!-- headline: written by make results -->\n{text}\n<!-- end -->{after}")
+
+
 def main() -> None:
     lines = [
         "# Results",
@@ -126,10 +161,14 @@ def main() -> None:
         lines += pocket_section("`pocket` on web text", web)
         (ROOT / "docs" / "pictures").mkdir(exist_ok=True)
         (ROOT / "docs" / "pictures" / "pocket.svg").write_text(picture(web))
+        write_headline(headline(web))
     if embedded:
         lines += pocket_section("`pocket` on the embedded corpus (`make demo`)", embedded)
     if throughput:
         lines += throughput_section(throughput)
+    contest = read("contest_bytes")
+    if contest:
+        lines += contest_section(contest)
     search = RESULTS / "pocket_search.jsonl"
     if search.exists():
         lines += search_section([json.loads(line) for line in search.read_text().splitlines()])

@@ -15,9 +15,9 @@ def test_each_second_stands_in_one_entry() -> None:
             time.sleep(0.1)
         time.sleep(0.05)
     spent = time.perf_counter() - start
-    assert ledger.seconds["train"] == pytest.approx(0.1, abs=0.03)
-    assert ledger.seconds["score"] == pytest.approx(0.1, abs=0.03)
-    assert sum(ledger.seconds.values()) == pytest.approx(spent, abs=0.005)
+    assert ledger.seconds["train"] == pytest.approx(0.1, abs=0.08)
+    assert ledger.seconds["score"] == pytest.approx(0.1, abs=0.08)
+    assert sum(ledger.seconds.values()) == pytest.approx(spent, abs=0.05)
 
 
 def test_totals() -> None:
