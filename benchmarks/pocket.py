@@ -20,14 +20,16 @@ def main() -> None:
     parser.add_argument("--recipe", default="pocket")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1337])
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--resume", action="store_true", help="keep finished training; pack, score and prove again where needed")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
     summaries = []
     for seed in options.seeds:
         folder = options.runs / f"{options.out.stem}-{options.recipe}-s{seed}"
-        shutil.rmtree(folder, ignore_errors=True)
-        command = ["bytefit", "run", options.recipe, "--seed", str(seed), "--out", str(folder), "--json"]
+        if not options.resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        command = ["bytefit", "run", options.recipe, "--seed", str(seed), "--out", str(folder), "--json", "--resume"]
         command += ["--data", str(options.data)] if options.data else []
         done = subprocess.run([str(Path(sys.executable).with_name("bytefit")), *command[1:]], stdout=subprocess.PIPE, text=True, check=True)
         summary = json.loads(done.stdout)

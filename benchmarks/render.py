@@ -134,11 +134,12 @@ def headline(record: dict[str, Any]) -> str:
     runs = record["summaries"]
     best = min(runs[0]["compressors_bpb"].items(), key=lambda item: item[1])
     seconds, threads = mean(runs, "train_seconds"), runs[0]["hardware"]["threads"]
+    text = f"{runs[0]['val_bytes'] / 1e6:.2f} MB of unseen English text"
     most = max(run["artifact_bytes"] for run in runs)
     return (
-        f"**{mean(runs, 'val_bpb'):.3f} bits per byte** on {runs[0]['val_bytes'] / 1e6:.2f} MB of unseen English text, from {seconds:.0f} s of "
-        f"training on {threads} CPU cores, everything in **{most:,} bytes** (mean of {len(runs)} seeds; {best[0]}, the best of five "
-        f"compressors on the same text, takes {best[1]:.3f}). Numbers, commands and hardware: [docs/results.md](docs/results.md)."
+        f"**{mean(runs, 'val_bpb'):.3f} bits per byte** on {text}, from {seconds:.0f} s of training on {threads} CPU cores, everything in "
+        f"**{most:,} bytes** (mean of {len(runs)} seeds; {best[0]}, the best of five compressors on the same text, takes {best[1]:.3f}). "
+        "Numbers, commands and hardware: [docs/results.md](docs/results.md)."
     )
 
 

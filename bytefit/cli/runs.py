@@ -20,6 +20,7 @@ from bytefit.report.scoreboard import scoreboard
 from bytefit.run.folder import RunFolder, data_of
 from bytefit.run.pipeline import prepare, run
 from bytefit.run.steps import check_fits, dataset_for, pack_step, prove_step, score_step, train_step, val_tokens
+from bytefit.score.compressed import default_protocol
 from bytefit.score.prove import Proof, cut_documents, prove
 from bytefit.score.scorer import score
 from bytefit.score.windows import Full, Sliding
@@ -55,8 +56,8 @@ def add_verbs(verbs: Verbs) -> None:
     )  # fmt: skip
     _add_target(verb)
     verb.add_argument("--protocol", choices=("full", "sliding"), help="for an artifact (default: full)")
-    verb.add_argument("--window", type=int, metavar="T", help="tokens a window (default: the model's context)")
-    verb.add_argument("--stride", type=int, metavar="T", help="targets a sliding window (default: half the window)")
+    verb.add_argument("--window", type=int, metavar="T", help="tokens a window (default: the artifact's own)")
+    verb.add_argument("--stride", type=int, metavar="T", help="targets a sliding window (default: the artifact's own)")
     verb.set_defaults(do=do_score)
     verb = add_verb(
         verbs, "prove", "compress validation text with the artifact, restore it, compare",
@@ -119,8 +120,9 @@ def do_score(options: argparse.Namespace) -> None:
     artifact, dataset = load_artifact(options.target), _needed_data(options)
     check_fits(artifact, dataset)
     keep_freed_memory()
-    window = artifact.model.config.context if options.window is None else options.window
-    stride = (window + 1) // 2 if options.stride is None else options.stride
+    own = default_protocol(artifact)
+    window = own.window if options.window is None else options.window
+    stride = min(own.stride, window) if options.stride is None else options.stride
     if options.protocol == "full" and options.stride is not None:
         raise UserError(f"--stride {options.stride} belongs to --protocol sliding")
     try:

@@ -94,7 +94,7 @@ def _weights(model: LanguageModel) -> dict[str, Tensor]:
 def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Packed:
     """Quantise and pack, leaving ``model.bytefit`` and ``pack.json``."""
     model = trained_model(folder, recipe)
-    notes = {"recipe": recipe.name, "size": recipe.size}
+    notes = {"recipe": recipe.name, "size": recipe.size, "window": recipe.score.window, "stride": recipe.score.stride}
     with ledger.measure("fit" if recipe.pack.fit else "encode"):
         packed = pack(_weights(model), list(model.parameter_infos()), recipe.model, dataset.tokenizer, recipe.pack, notes=notes)
     write_bytes(folder.artifact, packed.data)

@@ -34,8 +34,11 @@ def machine_class() -> str:
 
 
 def default_protocol(artifact: Artifact) -> Sliding:
-    """Windows of the model's context; the newest half of each is coded, the older half is its context."""
+    """The sliding windows that the artifact was packed with; else the model's context, of which the newer half is coded."""
     context = artifact.model.config.context
+    window, stride = artifact.notes.get("window"), artifact.notes.get("stride")
+    if isinstance(window, int) and isinstance(stride, int) and 1 <= stride <= window <= context:
+        return Sliding(window=window, stride=stride)
     return Sliding(window=context, stride=context - context // 2)
 
 
