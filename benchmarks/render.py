@@ -61,7 +61,7 @@ def throughput_section(record: dict[str, Any]) -> list[str]:
         provenance(record),
         f"One step of the pocket model: {record['batch_tokens']:,} tokens in windows of {record['seq_len']}; interleaved, medians.",
         "",
-        "| variant | ms a step | tokens/s | against plain | first step (compiles), s |",
+        "| variant | ms a step | tokens/s | against plain | first step, s (compiled graphs may come from the cache) |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for row in record["rows"]:

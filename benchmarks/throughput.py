@@ -115,7 +115,7 @@ def make_step(*, package_model: bool, package_muon: bool, dtype: torch.dtype, co
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return float(loss)
+        return float(loss.detach())
 
     return step
 
