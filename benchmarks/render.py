@@ -39,15 +39,15 @@ def pocket_section(title: str, record: dict[str, Any]) -> list[str]:
         provenance(record),
         f"Dataset hash `{first['dataset_sha256'][:16]}`, {first['val_bytes']:,} bytes of validation text.",
         "",
-        "| seed | float | packed | packed, sliding | artifact bytes | steps | tokens | training s | strict s | proof |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "| seed | float | packed | packed, sliding | artifact bytes | steps | tokens | training s | proof |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     for run in runs:
         proof = f"{run['proof_bytes_in']:,} → {run['proof_bytes_out']:,}, {'restored' if run['proof_restored'] else 'NOT restored'}"
         lines.append(
             f"| {run['seed']} | {run['val_bpb_float']:.4f} | {run['val_bpb_full']:.4f} | {run['val_bpb_sliding']:.4f} "
             f"| {run['artifact_bytes']:,} | {run['steps']:,} | {run['tokens_seen']:,} | {run['train_seconds']:.1f} "
-            f"| {run['ledger']['strict']:.0f} | {proof} |"
+            f"| {proof} |"
         )
     lines += ["", "The compressors on the same text, bits per byte: "
               + ", ".join(f"{name} {value:.3f}" for name, value in first["compressors_bpb"].items()) + ".", ""]  # fmt: skip

@@ -120,6 +120,7 @@ class Attention(nn.Module):
         # Three matrices for the optimizer, one matmul for the machine.
         weight = torch.cat([part.weight_as(x_BTD.dtype) for part in (self.query, self.key, self.value)])
         q, k, v = torch.split(F.linear(x_BTD, weight), [D, kv_dim, kv_dim], dim=-1)
+        # Seam "qk": norm, rotary positions, gain. Seam "value": what becomes of v before it is attended to.
         q_BTHK = rms_norm(q.view(B, T, self.num_heads, self.head_dim))
         k_BTGK = rms_norm(k.view(B, T, self.num_kv_heads, self.head_dim))
         v_BTGK = v.view(B, T, self.num_kv_heads, self.head_dim)
@@ -128,4 +129,5 @@ class Attention(nn.Module):
         if cache is not None:
             k_BTGK, v_BTGK = cache.append(k_BTGK, v_BTGK, start)
         y_BTHK = attend(q_BTHK, k_BTGK, v_BTGK)
+        # Seam "attn_out": what becomes of y before the output projection.
         return self.out(y_BTHK.reshape(B, T, D))

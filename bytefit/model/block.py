@@ -14,7 +14,8 @@ from bytefit.model.roles import Role, parameter
 class Block(nn.Module):
     """``x ← a·x + b·x0``, then ``x ← x + s·Attention(norm(x))``, then ``x ← x + t·MLP(norm(x))`` (spec 1.7).
 
-    a, b, s, t are learned per channel; x0 is the normed embedding.
+    a, b, s, t are learned per channel; x0 is the normed embedding. Seams: "residual" is how a branch comes back to the stream, "mlp" is
+    the second branch.
     """
 
     def __init__(self, dim: int, attention: AttentionConfig, mlp: ReluSquaredConfig):

@@ -95,6 +95,7 @@ class LanguageModel(nn.Module):
         start = cache.length if cache is not None else 0
         end = start + ids_BT.size(1)
         cos, sin = self.cos[start:end], self.sin[start:end]
+        # Seam "embed": whatever is added to the table's rows, before or after the norm.
         x = x0 = rms_norm(F.embedding(ids_BT, self.embedding).to(dtype))
         skips: list[Tensor] = []
         for i, step in enumerate(self.config.plan):

@@ -54,17 +54,30 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
     if not ranks.is_first:
         return None
 
-    def step(result: Path, sources: list[Path], do: Callable[[], Any]) -> None:
-        """Do a step unless its result is there, and keep its seconds."""
+    def step(result: Path, sources: list[Path], entries: tuple[str, ...], do: Callable[[], Any]) -> None:
+        """Do a step unless its result is there, and keep its seconds (of the last time, where it is done again)."""
         if not fresh(result, sources):
+            ledger.seconds |= dict.fromkeys(entries, 0.0)
             do()
             write_json(folder.ledger, ledger.seconds)
 
-    step(folder.pack, [folder.checkpoint / "state.json"], lambda: pack_step(folder, recipe, dataset, ledger))
-    step(folder.score, [folder.pack], lambda: write_json(folder.score, score_step(folder, recipe, dataset, ledger, ranks.device)))
+    def pack_it() -> None:
+        pack_step(folder, recipe, dataset, ledger)
+
+    def score_it() -> None:
+        write_json(folder.score, score_step(folder, recipe, dataset, ledger, ranks.device))
+
+    def prove_it() -> None:
+        write_json(folder.proof, prove_step(folder, recipe, dataset, ledger).to_json())
+
+    def compare_it() -> None:
+        write_json(folder.compressors, compare_compressors(dataset, recipe, ledger))
+
+    step(folder.pack, [folder.checkpoint / "state.json"], ("fit", "encode"), pack_it)
+    step(folder.score, [folder.pack], ("score",), score_it)
     if recipe.score.proof_bytes:
-        step(folder.proof, [folder.pack], lambda: write_json(folder.proof, prove_step(folder, recipe, dataset, ledger).to_json()))
-    step(folder.compressors, [folder.score], lambda: write_json(folder.compressors, compare_compressors(dataset, recipe, ledger)))
+        step(folder.proof, [folder.pack], ("prove",), prove_it)
+    step(folder.compressors, [folder.score], ("report",), compare_it)
     summary = summarise(folder, recipe, dataset, ledger)
     write_json(folder.summary, summary)
     write_report(folder.path, folder.report)
