@@ -28,11 +28,6 @@ class Step:
 Plan = tuple[Step, ...]
 
 
-def straight_plan(num_blocks: int) -> Plan:
-    """Every block once, in order."""
-    return tuple(Step(block=i) for i in range(num_blocks))
-
-
 def unet_plan(num_blocks: int) -> Plan:
     """The baseline's U-Net (spec 1.7): the first half pushes, each later block pops while the stack holds something."""
     num_encoder = num_blocks // 2

@@ -62,13 +62,43 @@ def test_warmup_leaves_no_trace(dataset, tmp_path) -> None:
     assert same(with_warmup, without)
 
 
-def test_gradient_accumulation_is_the_same_batch(dataset, tmp_path) -> None:
+def test_gradient_accumulation_is_the_same_batch(dataset, tmp_path, monkeypatch) -> None:
+    from bytefit.model.language_model import LanguageModel
+
     train_tiny(dataset, tmp_path / "a", config())
+    real, rows = LanguageModel.forward, set()
+
+    def watched(self, ids, *arguments):
+        rows.add(len(ids))
+        return real(self, ids, *arguments)
+
+    monkeypatch.setattr(LanguageModel, "forward", watched)
     train_tiny(dataset, tmp_path / "b", config(micro_batch_tokens=256))
+    assert rows == {4}  # 256 tokens in windows of 64
     assert losses(tmp_path / "b") == pytest.approx(losses(tmp_path / "a"), abs=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"ema_decay": 0.9}, {"clip_norm": 0.05}])
+def optimizer(**changes):
+    """The recipe's optimizer in fp32 with other settings for the matrices."""
+    base = RECIPE.train.optimizer
+    return dataclasses.replace(base, matrices=dataclasses.replace(base.matrices, dtype="float32", **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ema_decay": 0.9},
+        {"clip_norm": 0.05},
+        {"optimizer": optimizer(momentum_start=0.0)},
+        {"optimizer": optimizer(momentum_warmup_steps=2)},
+        {"optimizer": optimizer(weight_decay=0.5)},
+        {"optimizer": optimizer(iterations=3)},
+        {"schedule": dataclasses.replace(RECIPE.train.schedule, floor=0.5)},
+        {"schedule": dataclasses.replace(RECIPE.train.schedule, ramp_steps=5)},
+        {"dtype": "bfloat16"},
+    ],
+    ids=str,
+)
 def test_options_are_active(dataset, tmp_path, changes) -> None:
     plain = train_tiny(dataset, tmp_path / "a", config())
     changed = train_tiny(dataset, tmp_path / "b", config(**changes))
@@ -164,21 +194,22 @@ def test_two_ranks_and_one_give_the_same_curve(dataset, tmp_path) -> None:
     assert all(torch.allclose(one[name], two[name], atol=2e-2) for name in one)
 
 
-def test_without_a_compiler_training_goes_on_eagerly(dataset, tmp_path, monkeypatch, capsys) -> None:
+def test_without_a_compiler_training_goes_on_eagerly(dataset, tmp_path, capsys) -> None:
+    import torch._functorch.config as functorch
     import torch._inductor.config as inductor
     import torch._inductor.cpp_builder as builder
 
     torch._dynamo.reset()
     builder.cpp_compiler_search.cache_clear()
-    monkeypatch.setattr(inductor.cpp, "cxx", ("/nowhere/c++",))
-    monkeypatch.setattr(inductor, "fx_graph_cache", False)
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
     try:
-        train_tiny(dataset, tmp_path / "a", config(steps=4, compile=True))
+        with inductor.patch({"cpp.cxx": ("/nowhere/c++",), "fx_graph_cache": False}), functorch.patch(enable_autograd_cache=False):
+            train_tiny(dataset, tmp_path / "a", config(steps=4, compile=True))
     finally:
         torch._dynamo.reset()
         builder.cpp_compiler_search.cache_clear()
-    assert "torch.compile does not work here" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "torch.compile does not work here" in message
+    assert "C++ compiler" in message
     train_tiny(dataset, tmp_path / "b", config(steps=4))
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
