@@ -91,7 +91,7 @@ def decode_codes(data: bytes, shapes: list[tuple[int, int]]) -> list[np.ndarray]
                 codes = np.full(num_rows * num_columns, low, dtype=np.int32)
             matrices.append(codes.reshape(num_rows, num_columns))
         if not coder.maybe_exhausted():
-            raise UserError("its codes are followed by more data than its model needs")
+            raise UserError("its codes do not decode (they are cut short, or followed by more data than its model needs)")
     except (AssertionError, ValueError) as error:
         raise UserError(f"its codes do not decode ({error})") from None
     return matrices

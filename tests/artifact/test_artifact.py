@@ -52,6 +52,14 @@ def test_entropy_coder_restores_any_codes(shapes, spread, seed) -> None:
     assert all((a == b).all() for a, b in zip(matrices, decoded, strict=True))
 
 
+def test_entropy_coder_notices_a_stream_of_another_length() -> None:
+    codes = np.round(np.random.default_rng(0).normal(size=(40, 30)) * 20).astype(np.int32)
+    data = encode_codes([codes])
+    for wrong in (data + bytes(range(1, 9)), data[:-8]):
+        with pytest.raises(UserError, match="do not decode"):
+            decode_codes(wrong, [codes.shape])
+
+
 def test_entropy_coder_beats_one_table_where_rows_differ() -> None:
     rng = np.random.default_rng(0)
     codes = np.round(rng.normal(size=(256, 256)) * np.exp(rng.normal(size=(256, 1))) * 6).astype(np.int32)
