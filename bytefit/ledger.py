@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
 
-Entry = Literal["data", "warmup", "compile", "train", "calibrate", "quantise", "fit", "encode", "score", "adapt", "prove", "report"]
+Entry = Literal[
+    "data", "warmup", "compile", "train", "average", "calibrate", "quantise", "fit", "encode", "score", "adapt", "prove", "report"
+]  # fmt: skip
 ENTRIES: tuple[str, ...] = get_args(Entry)
 NOT_ON_WEIGHTS = {"data", "report"}  # building a dataset and drawing a page do not touch a model
 CUSTOMARY = {"train"}

@@ -14,7 +14,7 @@ from bytefit.data.tokenizer import TokenizerConfig
 from bytefit.recipes import find_recipe
 from bytefit.run.folder import RunFolder
 from bytefit.run.pipeline import run
-from bytefit.train.ranks import Ranks
+from bytefit.ranks import Ranks
 
 ONE_RANK = Ranks(0, 1, "cpu")
 _WORDS = """

@@ -28,6 +28,7 @@ KINDS = {
     "attention": 6,
     "mlp": 7,
     "head": 8,
+    "projection": 9,
 }
 _KIND_NAMES = {number: name for name, number in KINDS.items()}
 

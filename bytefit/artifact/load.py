@@ -88,12 +88,12 @@ def _read_config(raw: bytes) -> tuple[ModelConfig, str, dict[str, Any]]:
 
 
 def _build(config: ModelConfig, file_size: int) -> LanguageModel:
-    if len(config.plan) > MAX_STEPS or config.context * config.dim > MAX_POSITIONS_TIMES_WIDTH or config.mlp.width > 1024:
+    if len(config.plan) > MAX_STEPS or config.context * config.dim > MAX_POSITIONS_TIMES_WIDTH:
         raise UserError("its model is too large to be believed")
     try:
         total = sum(row.parameters for row in cost_by_part(config))
         if total > PARAMETERS_PER_BYTE * file_size + SPARE_PARAMETERS:
             raise UserError(f"its model claims {total:,} parameters, which {file_size:,} bytes cannot hold")
-        return config.build()
+        return config.build(orthogonalise=False)
     except (ValueError, RuntimeError, OverflowError, MemoryError) as error:
         raise UserError(f"its model config does not build ({error})") from None

@@ -10,8 +10,8 @@ from bytefit import __version__
 from bytefit.cli import data, runs, show, use
 from bytefit.errors import CheckFailed, UserError
 from bytefit.files import cannot_write
+from bytefit.ranks import leave_ranks
 from bytefit.train.loop import Interrupted
-from bytefit.train.ranks import leave_ranks
 
 EXAMPLES = """\
 examples:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bytefit.config import apply_settings
 from bytefit.errors import UserError
-from bytefit.recipes import find_recipe
+from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
 from bytefit.recipes.recipe import Recipe
 
 Verbs = Any  # argparse's sub-parsers object, whose class is private
@@ -30,7 +30,7 @@ def add_verb(verbs: Verbs, name: str, summary: str, examples: str) -> argparse.A
 
 
 def add_recipe_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("recipe", help="pocket, baseline, …")
+    verb.add_argument("recipe", help=f"{', '.join(SYSTEMS)}; or pocket; NAME{AS_SUBMITTED} is a contest system as it really ran")
     verb.add_argument("--size", help="full, lab or tiny (default: lab)")
     verb.add_argument("--bytes", type=int, metavar="N", help="most bytes of the artifact")
     verb.add_argument("--seconds", type=float, metavar="S", help="training seconds")

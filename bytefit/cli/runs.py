@@ -14,6 +14,7 @@ from bytefit.dtypes import resolve_dtype
 from bytefit.errors import CheckFailed, UserError
 from bytefit.files import read_json, write_json
 from bytefit.ledger import Ledger
+from bytefit.ranks import join_ranks
 from bytefit.recipes.recipe import Recipe
 from bytefit.report.page import write_report
 from bytefit.report.scoreboard import scoreboard
@@ -25,7 +26,6 @@ from bytefit.score.prove import Proof, cut_documents, prove
 from bytefit.score.scorer import score
 from bytefit.score.windows import Full, Sliding
 from bytefit.train.machine import keep_freed_memory
-from bytefit.train.ranks import join_ranks
 
 PROOF_BYTES = 65_536
 

@@ -8,6 +8,7 @@ from typing import Any
 from bytefit.cli.options import Verbs, add_recipe_options, add_verb, recipe_of, show_result
 from bytefit.config import to_json
 from bytefit.model.inspect import PartCost, attention_multiply_adds, cost_by_part
+from bytefit.recipes.pending import inactive
 from bytefit.recipes.recipe import Recipe
 
 
@@ -31,6 +32,7 @@ def do_show(options: argparse.Namespace) -> None:
         "budget_bytes": recipe.pack.budget_bytes,
         "bits_per_parameter": 8 * recipe.pack.budget_bytes / total,
         "training_flops_per_token": 6 * forward,
+        "inactive": inactive(recipe.pending),
         "parts": [
             {
                 "name": r.part,
@@ -47,7 +49,7 @@ def do_show(options: argparse.Namespace) -> None:
 
 
 def _tree(recipe: Recipe, rows: list[PartCost], record: dict[str, Any]) -> str:
-    heading = f"  {'parameter':<16} {'role':<10} {'shape':>12} {'parameters':>12} {'bytes*':>12} {'mul-adds':>12}"
+    heading = f"  {'parameter':<18} {'role':<10} {'shape':>12} {'parameters':>12} {'bytes*':>12} {'mul-adds':>12}"
     lines = [f"{recipe.name} ({recipe.size})", "", heading]
     above = ""
     for row in rows:
@@ -57,7 +59,7 @@ def _tree(recipe: Recipe, rows: list[PartCost], record: dict[str, Any]) -> str:
             lines.append(f"{above}")
         shape = " x ".join(map(str, row.shape))
         share = row.parameters * record["bits_per_parameter"] / 8
-        lines.append(f"  {name:<16} {row.role.value:<10} {shape:>12} {row.parameters:>12,} {share:>12,.0f} {row.multiply_adds:>12,}")
+        lines.append(f"  {name:<18} {row.role.value:<10} {shape:>12} {row.parameters:>12,} {share:>12,.0f} {row.multiply_adds:>12,}")
     plan = " ".join(f"{step.block}{'+' if step.push else ''}{'-' if step.pop is not None else ''}" for step in recipe.model.plan)
     lines += [
         "",
@@ -67,5 +69,6 @@ def _tree(recipe: Recipe, rows: list[PartCost], record: dict[str, Any]) -> str:
         f"budget_bytes: {record['budget_bytes']}",
         f"bits_per_parameter: {record['bits_per_parameter']:.3f}",
         f"training_flops_per_token: {record['training_flops_per_token']}",
+        *(f"NOT ACTIVE in this version: {title}" for title in record["inactive"]),
     ]
     return "\n".join(lines)

@@ -12,7 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-from bytefit.data.shards import TokenStream
+from bytefit.data.coprime import CoprimeConfig
+from bytefit.data.shards import TokenStream, check_length
 from bytefit.errors import UserError
 
 
@@ -51,14 +52,7 @@ class ShuffledConfig:
         return ShuffledLoader(stream, seq_len, num_rows, seed)
 
 
-LoaderConfig = SequentialConfig | ShuffledConfig
-
-
-def _check_length(stream: TokenStream, seq_len: int) -> None:
-    if len(stream) < seq_len + 1:
-        raise UserError(
-            f"the training split holds {len(stream)} tokens, but one window needs {seq_len + 1}; give more text or a smaller train.seq_len"
-        )
+LoaderConfig = SequentialConfig | ShuffledConfig | CoprimeConfig
 
 
 class SequentialLoader:
@@ -68,7 +62,7 @@ class SequentialLoader:
     """
 
     def __init__(self, stream: TokenStream, seq_len: int, num_rows: int, num_spans: int):
-        _check_length(stream, seq_len)
+        check_length(len(stream), seq_len)
         if num_rows % num_spans:
             raise UserError(f"a batch of {num_rows} rows does not divide into {num_spans} spans; change loader.num_spans or the batch")
         self.num_rows = num_rows
@@ -89,7 +83,7 @@ class ShuffledLoader:
     """A random permutation of non-overlapping windows each epoch, with a random phase."""
 
     def __init__(self, stream: TokenStream, seq_len: int, num_rows: int, seed: int):
-        _check_length(stream, seq_len)
+        check_length(len(stream), seq_len)
         self.num_rows = num_rows
         self._stream, self._seq_len, self._seed = stream, seq_len, seed
         # One phase less than a whole window keeps the number of windows the same in each epoch.

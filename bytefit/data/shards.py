@@ -100,6 +100,26 @@ class TokenStream:
             filled += len(part)
         return out
 
+    def shard_sizes(self) -> np.ndarray:
+        """Tokens of each shard that is not empty, int64 of shape (shards,)."""
+        return np.diff(self._starts)
+
+    def fingerprint(self) -> int:
+        """256 bits of what the shards hold, wherever they lie: sizes, the first 1024 tokens of each and 64 spread over it.
+
+        A sample, because reading 16 GB would take minutes: it tells datasets apart, it does not prove them equal.
+        """
+        digest = hashlib.sha256()
+        for shard in self._shards:
+            sample = np.concatenate([shard[:1024], shard[np.arange(64) * (len(shard) - 1) // 63]])
+            digest.update(len(shard).to_bytes(8, "little") + sample.astype("<u2").tobytes())
+        return int.from_bytes(digest.digest(), "little")
+
+    def part(self, start: int, end: int) -> TokenStream:
+        """Positions ``start`` to ``end`` as a stream of their own; nothing is copied."""
+        cut = [shard[max(0, start - first) : max(0, end - first)] for shard, first in zip(self._shards, self._starts, strict=False)]
+        return TokenStream(cut)
+
     def highest_id(self) -> int:
         """The largest token id anywhere in the stream."""
         return max((int(shard.max()) for shard in self._shards), default=0)
@@ -107,6 +127,12 @@ class TokenStream:
     def all(self) -> np.ndarray:
         """Every token, int64 of shape (len(self),)."""
         return np.concatenate(self._shards).astype(np.int64) if self._shards else np.zeros(0, np.int64)
+
+
+def check_length(tokens: int, seq_len: int, holder: str = "the training split") -> None:
+    """Raises UserError where ``tokens`` are too few for a window of ``seq_len`` and the token that follows."""
+    if tokens < seq_len + 1:
+        raise UserError(f"{holder} holds {tokens} tokens, but one window needs {seq_len + 1}; give more text or a smaller train.seq_len")
 
 
 def sha256_of(path: Path) -> str:

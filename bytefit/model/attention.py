@@ -11,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bytefit.model.exclusive import ExclusiveConfig, exclude_own_value
 from bytefit.model.linear import Linear, rms_norm
+from bytefit.model.output_gate import OutputGate, OutputGateConfig
 from bytefit.model.roles import Role, parameter
 from bytefit.model.rotary import RotaryConfig, rotate
+from bytefit.model.value_residual import ValueResidual, ValueResidualConfig
 
 # Longest window for which training on a CPU spells attention out: there two batched matmuls and a fused softmax are faster
 # than SDPA, whose backward alone was a third of a step (benchmarks/throughput.py). The T x S weights are kept in memory.
@@ -27,12 +30,18 @@ class AttentionConfig:
         num_heads: query heads; must divide the model width.
         num_kv_heads: key/value heads; must divide ``num_heads``.
         q_gain_init: start of the learned per-head factor on q.
+        exclusive: XSA on the heads' outputs.
+        output_gate: a gate on each head's output.
+        value_residual: values mixed with the first block's, in all blocks but that one.
     """
 
     num_heads: int
     num_kv_heads: int
     q_gain_init: float = 1.5
     rotary: RotaryConfig = field(default_factory=RotaryConfig)
+    exclusive: ExclusiveConfig | None = None
+    output_gate: OutputGateConfig | None = None
+    value_residual: ValueResidualConfig | None = None
 
     def __post_init__(self) -> None:
         if self.num_heads < 1 or self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads:
@@ -45,9 +54,32 @@ class AttentionConfig:
         head_dim, rotated = dim // self.num_heads, self.rotary.dims or dim // self.num_heads
         if rotated > head_dim or rotated % 2:
             raise ValueError(f"rotary dims {rotated} do not fit a head of {head_dim} channels (an even number of them, at most all)")
+        if self.output_gate is not None and self.output_gate.channels > dim:
+            raise ValueError(f"output_gate channels {self.output_gate.channels} are more than dim {dim}")
 
-    def build(self, dim: int) -> Attention:
-        return Attention(self, dim)
+    def kv_dim(self, dim: int) -> int:
+        """Width of keys and of values over all their heads."""
+        return self.num_kv_heads * (dim // self.num_heads)
+
+
+@dataclass
+class Shared:
+    """What the blocks of one forward pass have in common.
+
+    Attributes:
+        cos, sin: rotary tables of the T positions.
+        x0_BTD: the normed embedding.
+        extra_values: the shared value embedding (B, T, G*K), where the model has one.
+        first_values: the first block's values (B, T, G, K), once it has run.
+        start: position of the first of the T tokens in the cache.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    x0_BTD: Tensor
+    extra_values: Tensor | None = None
+    first_values: Tensor | None = None
+    start: int = 0
 
 
 class LayerCache:
@@ -95,39 +127,66 @@ def attend_explicit(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:
     return y_BHTK.transpose(1, 2)
 
 
-class Attention(nn.Module):
-    """Projections without bias, RMS-normalised q and k, rotary positions, a learned gain on q (spec 1.7)."""
+def takes(blocks: tuple[int, ...] | None, block: int) -> bool:
+    """Whether a part's set of blocks names this one (None names all)."""
+    return blocks is None or block in blocks
 
-    def __init__(self, config: AttentionConfig, dim: int):
+
+class Attention(nn.Module):
+    """Projections without bias, RMS-normalised q and k, rotary positions, a learned gain on q (spec 1.7), and the optional parts.
+
+    Args:
+        block: index of the block that it belongs to.
+        is_first: whether its values are the ones that the value residual hands on.
+        embeds_values: whether the shared value embedding is added here.
+    """
+
+    def __init__(self, config: AttentionConfig, dim: int, *, block: int = 0, is_first: bool = True, embeds_values: bool = False):
         super().__init__()
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
-        self.head_dim = dim // config.num_heads
-        kv_dim = self.num_kv_heads * self.head_dim
+        self.head_dim, self.kv_dim = dim // config.num_heads, config.kv_dim(dim)
         self.query = Linear(dim, dim, Role.ATTENTION)
-        self.key = Linear(dim, kv_dim, Role.ATTENTION)
-        self.value = Linear(dim, kv_dim, Role.ATTENTION)
+        self.key = Linear(dim, self.kv_dim, Role.ATTENTION)
+        self.value = Linear(dim, self.kv_dim, Role.ATTENTION)
         self.out = Linear(dim, dim, Role.ATTENTION, zero_init=True)
         self.q_gain = parameter(torch.full((self.num_heads,), config.q_gain_init), Role.GAIN)
+        self.extra_value_scale = parameter(torch.ones(()), Role.GAIN) if embeds_values else None
+        self.value_residual: ValueResidual | None = None
+        if config.value_residual is not None and not is_first:
+            self.value_residual = config.value_residual.build()
+        self.exclusive = config.exclusive is not None and takes(config.exclusive.blocks, block)
+        self.output_gate: OutputGate | None = None
+        if config.output_gate is not None and takes(config.output_gate.blocks, block):
+            self.output_gate = config.output_gate.build(self.num_heads)
 
-    def forward(self, x_BTD: Tensor, cos: Tensor, sin: Tensor, cache: LayerCache | None = None, start: int = 0) -> Tensor:
-        """
-        Args:
-            cos, sin: rotary tables of the T positions.
-            cache: keys and values of earlier positions; the new ones are appended at ``start``.
-        """
+    def forward(self, x_BTD: Tensor, shared: Shared, cache: LayerCache | None = None) -> Tensor:
+        """``cache``: keys and values of earlier positions; the new ones are appended."""
         B, T, D = x_BTD.shape
-        kv_dim = self.num_kv_heads * self.head_dim
         # Three matrices for the optimizer, one matmul for the machine.
         weight = torch.cat([part.weight_as(x_BTD.dtype) for part in (self.query, self.key, self.value)])
-        q, k, v = torch.split(F.linear(x_BTD, weight), [D, kv_dim, kv_dim], dim=-1)
-        # Seam "qk": norm, rotary positions, gain. Seam "value": what becomes of v before it is attended to.
+        q, k, v = torch.split(F.linear(x_BTD, weight), [D, self.kv_dim, self.kv_dim], dim=-1)
+        # Seam "qk": norm, rotary positions, gain.
         q_BTHK = rms_norm(q.view(B, T, self.num_heads, self.head_dim))
         k_BTGK = rms_norm(k.view(B, T, self.num_kv_heads, self.head_dim))
-        v_BTGK = v.view(B, T, self.num_kv_heads, self.head_dim)
-        q_BTHK = rotate(q_BTHK, cos, sin) * self.q_gain.to(q.dtype)[:, None]
-        k_BTGK = rotate(k_BTGK, cos, sin)
-        if cache is not None:
-            k_BTGK, v_BTGK = cache.append(k_BTGK, v_BTGK, start)
-        y_BTHK = attend(q_BTHK, k_BTGK, v_BTGK)
-        # Seam "attn_out": what becomes of y before the output projection.
+        q_BTHK = rotate(q_BTHK, shared.cos, shared.sin) * self.q_gain.to(q.dtype)[:, None]
+        k_BTGK = rotate(k_BTGK, shared.cos, shared.sin)
+        v_BTGK = self._values(v, shared)
+        keys, values = (k_BTGK, v_BTGK) if cache is None else cache.append(k_BTGK, v_BTGK, shared.start)
+        y_BTHK = attend(q_BTHK, keys, values)
+        # Seam "attn_out": what becomes of the heads' outputs before the output projection.
+        if self.exclusive:
+            y_BTHK = exclude_own_value(y_BTHK, v_BTGK)
+        if self.output_gate is not None:
+            y_BTHK = self.output_gate(y_BTHK, x_BTD)
         return self.out(y_BTHK.reshape(B, T, D))
+
+    def _values(self, v_BTF: Tensor, shared: Shared) -> Tensor:
+        """Seam "value": what becomes of v before it is attended to. Returns (B, T, G, K)."""
+        if self.extra_value_scale is not None and shared.extra_values is not None:
+            v_BTF = v_BTF + self.extra_value_scale.to(v_BTF.dtype) * shared.extra_values
+        v_BTGK = v_BTF.view(*v_BTF.shape[:2], self.num_kv_heads, self.head_dim)
+        if shared.first_values is None:
+            shared.first_values = v_BTGK
+        if self.value_residual is not None:
+            v_BTGK = self.value_residual(v_BTGK, shared.first_values)
+        return v_BTGK

@@ -4,8 +4,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from bytefit.model.roles import Role, parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedCaps:
+    """Separate learned bounds for positive and negative logits, ``c± · tanh(z / c±)`` (PR #1923, field B.2).
+
+    Attributes:
+        init: where both start.
+    """
+
+    init: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.init <= 1000:
+            raise ValueError(f"softcap init {self.init} must lie in (0, 1000]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +35,49 @@ class HeadConfig:
     """
 
     tied: bool = True
-    softcap: float | None = 30.0
+    softcap: float | LearnedCaps | None = 30.0
 
     def __post_init__(self) -> None:
-        if self.softcap is not None and not 0 < self.softcap <= 60:
-            # exp(60) * 65536 still fits fp32, which lets the loss leave out the maximum (see capped_cross_entropy)
+        if isinstance(self.softcap, float | int) and not 0 < self.softcap <= 60:
+            # exp(60) * 65536 still fits fp32, which lets the loss leave out the maximum (see cross_entropy)
             raise ValueError(f"softcap {self.softcap} must lie in (0, 60], or be null")
+
+    def build(self, vocab_size: int, dim: int) -> Head:
+        return Head(self, vocab_size, dim)
+
+
+class Head(nn.Module):
+    """The output matrix, where it is not the embedding table, and the learned caps, where there are any."""
+
+    def __init__(self, config: HeadConfig, vocab_size: int, dim: int):
+        super().__init__()
+        self.weight = None if config.tied else parameter(torch.zeros(vocab_size, dim), Role.HEAD)
+        learned = isinstance(config.softcap, LearnedCaps)
+        self.caps = parameter(torch.full((2,), config.softcap.init), Role.GAIN) if isinstance(config.softcap, LearnedCaps) else None
+        self.softcap: float | None = None if learned else config.softcap  # type: ignore[assignment]
+
+    def raw_logits(self, x_BTD: Tensor, table_VD: Tensor) -> Tensor:
+        """Logits in the dtype of ``x``, not yet capped."""
+        return F.linear(x_BTD, (table_VD if self.weight is None else self.weight).to(x_BTD.dtype))
+
+    def cap(self, logits: Tensor) -> Tensor:
+        """Logits in fp32, softly bounded."""
+        if self.caps is None:
+            return cap_logits(logits, self.softcap)
+        positive, negative = self.caps
+        logits = logits.float()
+        bound = torch.where(logits > 0, positive, negative)
+        return bound * torch.tanh(logits / bound)
+
+    def loss(self, logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+        """Mean cross-entropy in nats, in fp32.
+
+        Logits under a fixed bound need no maximum subtracted before the exponential, which saves a pass over the largest tensor of a step.
+        """
+        capped = self.cap(logits_NV)
+        if self.softcap is None:
+            return F.cross_entropy(capped, targets_N)
+        return (capped.exp().sum(-1).log() - capped.gather(-1, targets_N[:, None]).squeeze(-1)).mean()
 
 
 def cap_logits(logits: Tensor, softcap: float | None) -> Tensor:
@@ -35,14 +90,3 @@ def cap_logits(logits: Tensor, softcap: float | None) -> Tensor:
     if softcap is None:
         return logits
     return softcap - 2 * softcap / ((logits * (2 / softcap)).clamp(max=80.0).exp() + 1)
-
-
-def cross_entropy(logits_NV: Tensor, targets_N: Tensor, softcap: float | None) -> Tensor:
-    """Mean cross-entropy in nats, in fp32.
-
-    Bounded logits need no maximum subtracted before the exponential, which saves a pass over the largest tensor of a step.
-    """
-    capped = cap_logits(logits_NV, softcap)
-    if softcap is None:
-        return F.cross_entropy(capped, targets_N)
-    return (capped.exp().sum(-1).log() - capped.gather(-1, targets_N[:, None]).squeeze(-1)).mean()

@@ -24,14 +24,14 @@ class PartCost:
 def cost_by_part(config: ModelConfig) -> list[PartCost]:
     """One row a parameter. Weights are never allocated, so the full-size recipes cost nothing to inspect."""
     with torch.device("meta"):
-        model = config.build()
+        model = config.build(orthogonalise=False)
     applications = [sum(step.block == block for step in config.plan) for block in range(len(model.blocks))]
     rows = []
     for info in model.parameter_infos():
         size = info.parameter.numel()
         times = applications[info.block] if info.block is not None else 1
         is_output = info.role is Role.HEAD or (info.parameter is model.embedding and config.head.tied)
-        work = size * times if info.role in MATRIX_ROLES else size if is_output else 0
+        work = size * times if info.role in MATRIX_ROLES else size if is_output or info.role is Role.PROJECTION else 0
         rows.append(PartCost(info.name, info.role, tuple(info.parameter.shape), size, work))
     return rows
 

@@ -7,6 +7,7 @@ block's output. Depth recurrence and weight sharing are plans that name a block 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -28,11 +29,18 @@ class Step:
 Plan = tuple[Step, ...]
 
 
-def unet_plan(num_blocks: int) -> Plan:
-    """The baseline's U-Net (spec 1.7): the first half pushes, each later block pops while the stack holds something."""
-    num_encoder = num_blocks // 2
+def unet_plan(blocks: int | Sequence[int]) -> Plan:
+    """A U-Net (spec 1.7): the first half pushes, each later step pops while the stack holds something.
+
+    Args:
+        blocks: how many blocks, each running once; or the order in which blocks run, which may name one several times (depth
+            recurrence, weight sharing).
+    """
+    order = range(blocks) if isinstance(blocks, int) else blocks
+    num_encoder = len(order) // 2
     return tuple(
-        Step(block=i, push=i < num_encoder, pop=i - num_encoder if num_encoder <= i < 2 * num_encoder else None) for i in range(num_blocks)
+        Step(block=block, push=i < num_encoder, pop=i - num_encoder if num_encoder <= i < 2 * num_encoder else None)
+        for i, block in enumerate(order)
     )
 
 

@@ -20,11 +20,12 @@ class Role(enum.Enum):
     TABLE = "table"  # rows looked up by id (a tied embedding too)
     ATTENTION = "attention"  # matrices of attention
     MLP = "mlp"  # matrices of the MLP
+    PROJECTION = "projection"  # matrices that bring a side table's rows to the width of a stream
     HEAD = "head"  # an untied output matrix
     GAIN = "gain"  # per-channel, per-head and scalar factors
 
 
-MATRIX_ROLES = (Role.ATTENTION, Role.MLP)  # hidden matrices: what Muon is made for
+MATRIX_ROLES = (Role.ATTENTION, Role.MLP)  # the blocks' matrices: what Muon is made for
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,8 @@
-"""Muon: momentum, then every matrix's update orthogonalised; equal shapes share one batched iteration."""
+"""Muon: momentum, then every matrix's update orthogonalised. On several ranks each makes its share of every bank's update.
+
+With one rank this is plain Muon with one batched iteration a shape; with several it is Parallel Muon (spec 2.18): reduce-scatter
+the gradients, orthogonalise one's share, all-gather the updates, while the next bank is being worked on.
+"""
 
 from __future__ import annotations
 
@@ -8,51 +12,102 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bytefit.optim.newton_schulz import orthogonalise
+from bytefit.optim.bank import Bank
+from bytefit.optim.newton_schulz import CoefficientsName, coefficients_of, normalise_rows, orthogonalise
+from bytefit.ranks import Ranks
+
+ONE_RANK = Ranks(0, 1, "cpu")
 
 
 class Muon(torch.optim.Optimizer):
     """``m ← μm + g``, ``u = g + μm``, ``W ← (1 − lr·wd) W − lr·sqrt(max(1, rows/cols))·NS(u)`` (spec 1.8).
 
     Args:
-        parameters: 2-D parameters; those of one shape form one group and keep one stacked momentum.
+        parameters: 2-D parameters; those of one shape form one group and one bank, whose momentum is shared out over the ranks.
         lr: the step; multiplied by the schedule through ``group["lr"]``.
-        dtype: arithmetic of the Newton–Schulz iteration.
+        row_normalise: divide each row of u by its length first (MuonEq-R).
+        dtype: arithmetic of the iteration.
+        state_dtype: of momentum, and of gradients on their way between ranks.
     """
 
     def __init__(
-        self, parameters: list[nn.Parameter], *, lr: float, momentum: float, weight_decay: float, iterations: int, dtype: torch.dtype
+        self,
+        parameters: list[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        iterations: int = 5,
+        coefficients: CoefficientsName = "quintic",
+        row_normalise: bool = False,
+        dtype: torch.dtype = torch.float32,
+        state_dtype: torch.dtype = torch.float32,
+        ranks: Ranks = ONE_RANK,
     ):
         by_shape: dict[tuple[int, ...], list[nn.Parameter]] = {}
         for parameter in parameters:
             if parameter.ndim != 2:
                 raise ValueError(f"Muon takes matrices; got a parameter of shape {tuple(parameter.shape)}")
             by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
-        defaults: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "iterations": iterations}
-        super().__init__([{"params": group} for group in by_shape.values()], defaults)
-        self._dtype = dtype
+        # The largest bank first: its gradients travel while the others' are still being sent.
+        members = sorted(by_shape.values(), key=lambda group: -sum(p.numel() for p in group))
+        defaults: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__([{"params": group} for group in members], defaults)
+        self.banks = [Bank(group, ranks, state_dtype) for group in members]
+        self._momenta = [bank.weights.new_zeros(bank.share_size, *bank.weights.shape[1:], dtype=state_dtype) for bank in self.banks]
+        self._coefficients, self._row_normalise, self._dtype = coefficients_of(coefficients, iterations), row_normalise, dtype
+
+    def start(self) -> None:
+        """Send every bank's gradients on their way; ``step`` does it otherwise."""
+        for bank in self.banks:
+            bank.start_reduce()
+
+    def gradient_shares(self) -> list[Tensor]:
+        """This rank's shares of the mean gradients, to measure or to scale in place (clipping)."""
+        return [bank.gradient_share() for bank in self.banks]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update; every parameter must have a gradient."""
         assert closure is None
-        for group in self.param_groups:
-            parameters: list[Tensor] = group["params"]
-            updates = torch.stack([_gradient(parameter) for parameter in parameters])
-            state = self.state[parameters[0]]
-            if "momentum" not in state:
-                state["momentum"] = torch.zeros_like(updates)
-            momentum: Tensor = state["momentum"]
-            momentum.mul_(group["momentum"]).add_(updates)
-            updates.add_(momentum, alpha=group["momentum"])
-            directions = orthogonalise(updates, group["iterations"], self._dtype).to(updates.dtype)
-            rows, cols = updates.shape[1:]
-            if group["weight_decay"]:
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(parameters, list(directions.unbind()), alpha=-group["lr"] * max(1, rows / cols) ** 0.5)
+        for i, (group, bank) in enumerate(zip(self.param_groups, self.banks, strict=True)):
+            bank.start_gather(self._update(bank.gradient_share(), self._momenta[i], group["momentum"]))
+            if i:  # the bank before this one has been travelling meanwhile
+                self._apply(i - 1)
+        self._apply(len(self.banks) - 1)
 
+    def _update(self, gradient: Tensor, momentum_share: Tensor, momentum: float) -> Tensor:
+        momentum_share.mul_(momentum).add_(gradient)
+        update = gradient.add_(momentum_share, alpha=momentum)
+        if self._row_normalise:
+            update = normalise_rows(update)
+        return orthogonalise(update, self._coefficients, self._dtype)
 
-def _gradient(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        raise RuntimeError(f"a matrix of shape {tuple(parameter.shape)} got no gradient; it does not take part in the loss")
-    return parameter.grad
+    def _apply(self, index: int) -> None:
+        group, bank = self.param_groups[index], self.banks[index]
+        rows, cols = bank.weights.shape[1:]
+        bank.apply(decay=1 - group["lr"] * group["weight_decay"], step=group["lr"] * max(1, rows / cols) ** 0.5)
+
+    def momentum_tensors(self) -> dict[str, Tensor]:
+        """The whole momentum of each bank, on every rank (all of them must ask): what a checkpoint keeps."""
+        whole = {}
+        for i, (bank, share) in enumerate(zip(self.banks, self._momenta, strict=True)):
+            gathered, wait = bank.ranks.gather_started(share)
+            wait()
+            whole[f"{i}.momentum"] = gathered[: len(bank.parameters)]
+        return whole
+
+    def load_momentum_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take this rank's share of what ``momentum_tensors`` gave, whatever the number of ranks then was.
+
+        Raises:
+            KeyError, ValueError: they belong to other banks.
+        """
+        for i, (bank, share) in enumerate(zip(self.banks, self._momenta, strict=True)):
+            whole = tensors[f"{i}.momentum"]
+            if whole.shape != bank.weights.shape:
+                raise ValueError(f"momentum of shape {tuple(whole.shape)} for a bank of shape {tuple(bank.weights.shape)}")
+            first = bank.ranks.rank * bank.share_size
+            mine = whole[first : first + bank.share_size]
+            share.zero_()
+            share[: len(mine)] = mine

@@ -1,29 +1,55 @@
-"""Orthogonalising a stack of matrices by a Newton–Schulz iteration (Muon, Keller Jordan 2024; spec 1.8)."""
+"""Orthogonalising a stack of matrices by an odd polynomial iteration (Muon, Keller Jordan 2024; spec 1.8)."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+CoefficientsName = Literal["quintic", "polar_express"]
+
+QUINTIC = (3.4445, -4.7750, 2.0315)  # the same polynomial every time (spec 1.8)
+# One polynomial an iteration, each the best for the range that the one before leaves (Polar Express, arXiv 2505.16932); after the
+# last one listed it stays the same. As published, before the safety factor below.
+POLAR_EXPRESS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+)
+SAFETY = 1.01  # rounding may push a singular value above the range that a polynomial was made for
 EPSILON = 1e-7
 
 
-def orthogonalise(updates: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:
+def coefficients_of(name: CoefficientsName, iterations: int) -> list[tuple[float, float, float]]:
+    """(a, b, c) of ``x ← a x + b x³ + c x⁵`` for each iteration."""
+    if name == "quintic":
+        return [QUINTIC] * iterations
+    safe = [(a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in POLAR_EXPRESS]
+    return [safe[min(i, len(safe) - 1)] for i in range(iterations)]
+
+
+def orthogonalise(updates: Tensor, coefficients: list[tuple[float, float, float]], dtype: torch.dtype) -> Tensor:
     """Push the singular values of every matrix towards 1.
 
     Args:
         updates: (count, rows, cols); equal shapes go through one batched matmul together.
         dtype: of the arithmetic; the result has it too.
     """
-    a, b, c = COEFFICIENTS
     x = updates.to(dtype)
     tall = x.size(1) > x.size(2)
     if tall:
         x = x.mT.contiguous()
     x = x / (x.norm(dim=(1, 2), keepdim=True) + EPSILON)
-    for _ in range(iterations):
+    for a, b, c in coefficients:
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
     return x.mT if tall else x
+
+
+def normalise_rows(updates: Tensor) -> Tensor:
+    """Each row divided by its length, before orthogonalising (MuonEq-R, field B.3)."""
+    return updates / (updates.norm(dim=-1, keepdim=True) + EPSILON)

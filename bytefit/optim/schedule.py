@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Moment:
     """How far a run has come.
 
@@ -14,36 +14,45 @@ class Moment:
         seconds: training seconds spent (0 in step-driven runs).
         total_steps: the budget in steps, or None when the clock is the budget.
         total_seconds: the budget in seconds, or None when steps are.
+        step_seconds: what a step takes: the *median* of recent ones. The contest's scripts take the mean since the start, which a slow
+            first step inflates so much that the learning rate looks warmed down at step 1 (spec 1.9); a median does not see it.
+        reserved_steps: steps at the end that follow a schedule of their own (burst replay), inside the budget.
     """
 
     step: int
-    seconds: float
-    total_steps: int | None
-    total_seconds: float | None
+    seconds: float = 0.0
+    total_steps: int | None = None
+    total_seconds: float | None = None
+    step_seconds: float | None = None
+    reserved_steps: int = 0
 
     @property
     def fraction(self) -> float:
-        """Share of the budget that is used, 0 to 1."""
-        used = self.step / self.total_steps if self.total_steps else self.seconds / (self.total_seconds or 1.0)
-        return min(1.0, used)
+        """Share of the budget, less what is reserved, that is used: 0 to 1."""
+        if self.total_steps:
+            return min(1.0, self.step / max(1, self.total_steps - self.reserved_steps))
+        total = (self.total_seconds or 1.0) - self.reserved_steps * (self.step_seconds or 0.0)
+        return min(1.0, self.seconds / total) if total > 0 else 1.0
 
     @property
     def steps_left(self) -> float:
-        """Steps that still fit; by the clock, estimated from the mean step so far (infinite before the first)."""
+        """Steps that still fit before what is reserved; by the clock, infinite while the length of a step is not known."""
         if self.total_steps:
-            return max(0.0, self.total_steps - self.step)
-        if self.step == 0 or self.seconds <= 0:
+            return max(0.0, self.total_steps - self.reserved_steps - self.step)
+        if not self.step_seconds:
             return float("inf")
-        return max(0.0, (self.total_seconds or 0.0) - self.seconds) * self.step / self.seconds
+        return max(0.0, ((self.total_seconds or 0.0) - self.seconds) / self.step_seconds - self.reserved_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmdownConfig:
     """Constant, then linear to ``floor`` at the end of the budget (spec 1.9).
 
+    ``fraction=1`` with ``ramp_steps`` is D2Z: a short rise, then linear to zero over the whole run (spec 4.2).
+
     Attributes:
         fraction: length of the linear part as a share of the budget, or
-        steps: its length in steps, by the clock estimated from the mean step (the contest's rule). Give exactly one.
+        steps: its length in steps, by the clock estimated from what a step takes (the contest's rule). Give exactly one.
         floor: last value.
         ramp_steps: steps of linear rise at the very start.
     """
@@ -67,7 +76,7 @@ class WarmdownConfig:
 
 
 def lr_scale(config: WarmdownConfig, moment: Moment) -> float:
-    """Factor on every learning rate at this moment, ``floor`` to 1."""
+    """Factor on every learning rate at this moment, 0 to 1."""
     if config.fraction is not None:
         remaining = (1.0 - moment.fraction) / config.fraction
     else:

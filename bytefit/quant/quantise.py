@@ -14,16 +14,17 @@ from bytefit.quant.grid import Codes, Grid, quantise
 
 @dataclass(frozen=True, kw_only=True)
 class QuantConfig:
-    """The grid of each role; gains pass through in fp32."""
+    """The grid of each role, under the role's own name; gains pass through in fp32."""
 
     table: Grid
     attention: Grid
     mlp: Grid
+    projection: Grid
     head: Grid
 
     def grid_of(self, role: Role) -> Grid | None:
         """None for roles that are not quantised."""
-        return {Role.TABLE: self.table, Role.ATTENTION: self.attention, Role.MLP: self.mlp, Role.HEAD: self.head}.get(role)
+        return getattr(self, role.value, None)
 
 
 @dataclass(frozen=True)

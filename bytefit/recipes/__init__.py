@@ -3,12 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 
 from bytefit.errors import UserError
-from bytefit.recipes import baseline, pocket
+from bytefit.recipes import baseline, pocket, pr128, pr578, pr693, pr1171
 from bytefit.recipes.recipe import Recipe
+from bytefit.recipes.sizes import LAB, TINY, scaled
 
-RECIPES: dict[str, Mapping[str, Callable[[], Recipe]]] = {"pocket": pocket.SIZES, "baseline": baseline.SIZES}
+Sizes = Mapping[str, Callable[[], Recipe]]
+AS_SUBMITTED = "_as_submitted"
+
+
+def _system(full: Callable[..., Recipe], steps: int, *, as_submitted: bool) -> Sizes:
+    """The sizes of a contest system, in its repaired form or in the one that really ran (spec 2.0)."""
+
+    def at(size: str) -> Recipe:
+        recipe = full(as_submitted=as_submitted)
+        if as_submitted:
+            recipe = replace(recipe, name=recipe.name + AS_SUBMITTED)
+        return recipe if size == "full" else scaled(recipe, {"lab": LAB, "tiny": TINY}[size], full_steps=steps)
+
+    return {size: partial(at, size) for size in ("full", "lab", "tiny")}
+
+
+SYSTEMS: dict[str, tuple[Callable[..., Recipe], int]] = {
+    "baseline": (baseline.baseline, baseline.STEPS),
+    "pr128": (pr128.pr128, pr128.STEPS),
+    "pr578": (pr578.pr578, pr578.STEPS),
+    "pr606": (pr693.pr606, pr693.STEPS_606),
+    "pr693": (pr693.pr693, pr693.STEPS_693),
+    "pr1171": (pr1171.pr1171, pr1171.STEPS),
+}
+
+RECIPES: dict[str, Sizes] = {
+    "pocket": pocket.SIZES,
+    **{name: _system(full, steps, as_submitted=False) for name, (full, steps) in SYSTEMS.items()},
+    **{name + AS_SUBMITTED: _system(full, steps, as_submitted=True) for name, (full, steps) in SYSTEMS.items()},
+}
 
 
 def find_recipe(name: str, size: str | None = None) -> Recipe:
@@ -18,7 +50,8 @@ def find_recipe(name: str, size: str | None = None) -> Recipe:
         UserError: unknown name or size; lists the known ones.
     """
     if name not in RECIPES:
-        raise UserError(f"unknown recipe {name!r}; known recipes: {', '.join(RECIPES)}")
+        known = [known for known in RECIPES if not known.endswith(AS_SUBMITTED)]
+        raise UserError(f"unknown recipe {name!r}; known recipes: {', '.join(known)}; the contest's also as NAME{AS_SUBMITTED}")
     sizes = RECIPES[name]
     wanted = size or "lab"
     if wanted not in sizes:

@@ -18,12 +18,16 @@ from bytefit.optim.schedule import WarmdownConfig
 from bytefit.quant.grid import StepGrid
 from bytefit.quant.quantise import QuantConfig
 from bytefit.recipes.recipe import Recipe, ScoreConfig
-from bytefit.train.loop import TrainConfig
+from bytefit.train.config import TrainConfig
 
 # The tied table is also the output matrix: its rounding noise goes straight into the logits. Equal damage a byte asks for
 # steps five times finer there than in the hidden matrices.
 QUANT = QuantConfig(
-    table=StepGrid(fineness=24.0), head=StepGrid(fineness=24.0), attention=StepGrid(fineness=5.0), mlp=StepGrid(fineness=5.0)
+    table=StepGrid(fineness=24.0),
+    head=StepGrid(fineness=24.0),
+    attention=StepGrid(fineness=5.0),
+    mlp=StepGrid(fineness=5.0),
+    projection=StepGrid(fineness=8.0),
 )
 
 

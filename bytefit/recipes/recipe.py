@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bytefit.artifact.pack import PackConfig
 from bytefit.data.tokenizer import TokenizerConfig
 from bytefit.model.language_model import ModelConfig
-from bytefit.train.loop import TrainConfig
+from bytefit.recipes.pending import PendingConfig
+from bytefit.train.config import TrainConfig
 
 Size = Literal["full", "lab", "tiny"]
 
@@ -46,6 +47,7 @@ class Recipe:
         name, size: which recipe function made it.
         tokenizer: trained when the dataset is built for this run; a given dataset keeps its own.
         model: its ``vocab_size`` is replaced by the dataset's when the run starts.
+        pending: what the original has and this version does not run; reported, never silently ignored.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Recipe:
     train: TrainConfig
     pack: PackConfig
     score: ScoreConfig
+    pending: PendingConfig = field(default_factory=PendingConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 63:

@@ -10,6 +10,7 @@ BAR = 30
 def scoreboard(summary: dict[str, Any]) -> str:
     """Several lines of text from a run's summary."""
     lines = ["", f"bytefit {summary['recipe']} ({summary['size']}, seed {summary['seed']})", ""]
+    lines += [f"NOT ACTIVE: {title}, which the recipe states" for title in summary["inactive"]]
     size, budget = summary["artifact_bytes"], summary["budget_bytes"]
     lines.append(f"bytes: {size:,} of {budget:,} ({size / budget:.2%}, {budget - size:,} left)")
     for part, count in sorted(summary["bytes_by_part"].items(), key=lambda item: -item[1]):

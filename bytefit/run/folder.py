@@ -132,11 +132,11 @@ def data_of(folder: RunFolder) -> Path | None:
 
 
 def trained_weights(folder: RunFolder) -> dict[str, Tensor]:
-    """The weights to pack: averaged where an average was kept. Raises UserError where there are none."""
+    """The weights to pack: those that the finished run chose, else its last ones. Raises UserError where there are none."""
     if not (folder.checkpoint / "state.json").exists():
         raise UserError(f"{folder.path} holds no trained weights; train first with: bytefit train RECIPE --out {folder.path}")
     checkpoint = load_checkpoint(folder.checkpoint)
-    return checkpoint.average or checkpoint.weights
+    return checkpoint.final or checkpoint.weights
 
 
 def _training_part(record: Any) -> Any:

@@ -13,6 +13,8 @@ from bytefit.files import read_json, write_json
 from bytefit.ledger import Ledger
 from bytefit.model.inspect import num_parameters
 from bytefit.progress import say
+from bytefit.ranks import Ranks
+from bytefit.recipes.pending import inactive
 from bytefit.recipes.recipe import Recipe
 from bytefit.report.page import write_report
 from bytefit.run.folder import RunFolder, data_of, open_run
@@ -28,11 +30,10 @@ from bytefit.run.steps import (
     train_step,
 )
 from bytefit.score.generate import generate
+from bytefit.train.loop import LEDGER_ENTRIES
 from bytefit.train.machine import describe_machine, keep_freed_memory
-from bytefit.train.ranks import Ranks
 
 SAMPLE_TOKENS = 120
-TRAINING_ENTRIES = ("compile", "warmup", "train")  # their seconds live in the checkpoint
 
 
 def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> dict[str, Any] | None:
@@ -45,7 +46,7 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
     """
     folder, recipe, dataset = prepare(recipe, data=data, out=out, resume=resume, ranks=ranks)
     spent = read_json(folder.ledger) if resume and folder.ledger.exists() else {}
-    ledger = Ledger({entry: seconds for entry, seconds in spent.items() if entry not in TRAINING_ENTRIES})
+    ledger = Ledger({entry: seconds for entry, seconds in spent.items() if entry not in LEDGER_ENTRIES})
     if folder.training_finished():
         ledger.add(read_json(folder.checkpoint / "state.json")["seconds"])
         say(f"training is finished already ({folder.path}); going on from its weights")
@@ -100,6 +101,8 @@ def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks
     recipe = fit_recipe_to(recipe, dataset, tell=ranks.is_first)
     folder = RunFolder(out)
     if ranks.is_first:
+        for title in inactive(recipe.pending):
+            say(f"NOT ACTIVE: recipe {recipe.name} states {title}; this version does not run it")
         check_before_training(recipe, dataset, ranks)
         folder = open_run(out, recipe, dataset, resume=resume)
         ranks.barrier()
@@ -132,6 +135,8 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         "budget_bytes": packed["budget"],
         "bytes_by_part": packed["parts"],
         "num_parameters": num_parameters(recipe.model),
+        "inactive": inactive(recipe.pending),
+        "average": state["average"],
         "steps": state["step"],
         "tokens_seen": state["step"] * recipe.train.batch_tokens,
         "train_seconds": round(ledger.seconds["train"], 3),

@@ -21,6 +21,7 @@ from bytefit.files import write_bytes, write_json
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.progress import say
+from bytefit.ranks import Ranks
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.folder import RunFolder, trained_weights
 from bytefit.score.compressors import compressors_bits_per_byte
@@ -28,7 +29,6 @@ from bytefit.score.prove import Proof, cut_documents, prove
 from bytefit.score.scorer import Score, score
 from bytefit.score.windows import Full, Protocol, Sliding
 from bytefit.train.loop import build_loader, train
-from bytefit.train.ranks import Ranks
 
 
 def dataset_for(recipe: Recipe, data: Path | None) -> Dataset:

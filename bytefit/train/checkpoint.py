@@ -12,11 +12,12 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from bytefit.errors import UserError
 from bytefit.files import read_bytes, read_json, write_bytes, write_json
+
+PARTS = ("weights", "average", "final", "optimizer")  # the fields of a checkpoint that hold tensors
 
 
 @dataclass
@@ -25,40 +26,27 @@ class Checkpoint:
 
     Attributes:
         weights: the live weights by parameter name.
-        average: the averaged weights, empty without an average.
-        optimizers: each optimizer's state tensors, by ``"{parameter index}.{key}"``.
+        average: the averages so far, by ``"{average}/{parameter}"``; empty without any, and once the run is finished.
+        final: the weights to pack, by parameter name; empty until the run is finished, and where they are the live ones.
+        optimizer: the optimizers' state tensors.
         progress: step, seconds by ledger entry, whether the run is finished, and what it was made from.
     """
 
     weights: dict[str, Tensor]
     average: dict[str, Tensor]
-    optimizers: list[dict[str, Tensor]]
+    final: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
     progress: dict[str, Any]
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
-
-
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Raises UserError where the disk is full; the previous checkpoint stays valid."""
-    tensors = {f"weights/{name}": tensor for name, tensor in checkpoint.weights.items()}
-    tensors |= {f"average/{name}": tensor for name, tensor in checkpoint.average.items()}
-    for i, state in enumerate(checkpoint.optimizers):
-        tensors |= {f"optimizer{i}/{name}": tensor for name, tensor in state.items()}
+    parts = {part: getattr(checkpoint, part) for part in PARTS}
+    tensors = {f"{part}/{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
     data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
     name = f"step-{checkpoint.progress['step']:08d}.safetensors"
     write_bytes(folder / name, data)
-    write_json(folder / "state.json", {"tensors": name, "optimizers": len(checkpoint.optimizers), **checkpoint.progress})
+    write_json(folder / "state.json", {"tensors": name, **checkpoint.progress})
     for old in [*folder.glob("step-*.safetensors"), *folder.glob(".step-*.partial")]:  # a kill while writing leaves the latter
         if old.name != name:
             old.unlink()
@@ -68,7 +56,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """Raises UserError where there is none, or it is damaged."""
     state = read_json(folder / "state.json")
     try:
-        name, count = state.pop("tensors"), state.pop("optimizers")
+        name = state.pop("tensors")
         tensors = safetensors.torch.load(read_bytes(folder / name))
     except (KeyError, AttributeError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"the checkpoint in {folder} is damaged ({error}); train again without --resume") from None
@@ -76,4 +64,4 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     def below(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-    return Checkpoint(below("weights/"), below("average/"), [below(f"optimizer{i}/") for i in range(count)], state)
+    return Checkpoint(**{part: below(f"{part}/") for part in PARTS}, progress=state)

@@ -1,97 +1,83 @@
 """Training: batch, loss, backward, clip, optimizers, average, clock.
 
-``train`` reads from top to bottom as a run happens. The clock counts everything in the loop, checkpoints included; warm-up,
-which compiles, stands in ledger entries of its own.
+``train`` reads from top to bottom as a run happens. The clock counts everything in the loop, checkpoints and burst replay
+included; warm-up, which compiles, stands in ledger entries of its own.
 """
 
 from __future__ import annotations
 
 import math
 import signal
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import torch
-import torch._dynamo.exc
-import torch._inductor.exc
 from torch import Tensor, nn
 
-from bytefit.data.loaders import Loader, LoaderConfig
+from bytefit.data.loaders import Loader
 from bytefit.data.shards import TokenStream
-from bytefit.dtypes import DtypeName, dtype_name, resolve_dtype
+from bytefit.dtypes import dtype_name, resolve_dtype
 from bytefit.errors import UserError
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
-from bytefit.optim.average import ExponentialAverage
-from bytefit.optim.groups import OptimizerConfig, build_optimizers
-from bytefit.optim.schedule import Moment, WarmdownConfig, linear_warmup, lr_scale
-from bytefit.progress import progress_bar, say
-from bytefit.train.checkpoint import Checkpoint, load_checkpoint, load_optimizer_tensors, optimizer_tensors, save_checkpoint
+from bytefit.optim.average import Averages, Weights
+from bytefit.optim.groups import Optimizers
+from bytefit.optim.schedule import Moment, lr_scale
+from bytefit.progress import progress_bar
+from bytefit.ranks import Ranks
+from bytefit.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bytefit.train.choose import choose_weights, hold_out
+from bytefit.train.config import TrainConfig
 from bytefit.train.metrics import MetricsLog
-from bytefit.train.ranks import Ranks
+from bytefit.train.step import plans_of, warm_up
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How a model is trained.
-
-    Attributes:
-        seconds: the budget by the clock, or
-        steps: the budget in steps (comparable across machines, resumable bit for bit). Give exactly one.
-        seq_len: tokens a window.
-        batch_tokens: tokens a step, over all ranks; a multiple of ``seq_len``.
-        micro_batch_tokens: most tokens in one forward pass on one rank (gradients are accumulated).
-        clip_norm: global gradient norm above which gradients are scaled down; None never.
-        ema_decay: average of the weights that is kept and packed; None packs the last weights.
-        warmup_steps: steps taken and undone before the clock starts (they compile and touch memory).
-        compile: run the loss through ``torch.compile``.
-        dtype: of activations; ``auto`` takes the faster one here. Weights and optimizer states are fp32.
-        checkpoint_seconds: time between checkpoints.
-    """
-
-    seconds: float | None = None
-    steps: int | None = None
-    seq_len: int
-    batch_tokens: int
-    micro_batch_tokens: int
-    loader: LoaderConfig
-    optimizer: OptimizerConfig
-    schedule: WarmdownConfig
-    clip_norm: float | None = None
-    ema_decay: float | None = None
-    warmup_steps: int = 2
-    compile: bool = False
-    dtype: DtypeName = "auto"
-    checkpoint_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        if (self.seconds is None) == (self.steps is None):
-            raise ValueError("give exactly one of train.seconds and train.steps (set the other to null)")
-        if (self.seconds or self.steps or 0) <= 0:
-            raise ValueError(f"the training budget (seconds {self.seconds}, steps {self.steps}) must be above 0")
-        if self.seq_len < 2:
-            raise ValueError(f"seq_len {self.seq_len} must be at least 2")
-        if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
-            raise ValueError(f"batch_tokens {self.batch_tokens} must be a multiple of seq_len {self.seq_len}")
-        if self.micro_batch_tokens < self.seq_len:
-            raise ValueError(f"micro_batch_tokens {self.micro_batch_tokens} must be at least seq_len {self.seq_len}")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay {self.ema_decay} must lie in [0, 1)")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"clip_norm {self.clip_norm} must be above 0")
-        if self.warmup_steps < 0 or self.checkpoint_seconds <= 0:
-            raise ValueError("warmup_steps must not be negative and checkpoint_seconds must be above 0")
-
-
-LossFunction = Callable[..., Tensor]  # (ids_BT, targets_BT, dtype) -> mean loss
+LEDGER_ENTRIES = ("compile", "warmup", "train", "average")  # their seconds live in the checkpoint
 
 
 class Interrupted(Exception):
     """The user (or the system) asked to stop; the checkpoint is saved."""
+
+
+@dataclass
+class Position:
+    """Where a run stands, besides its tensors.
+
+    Attributes:
+        step: optimizer steps done.
+        loss: of the last step.
+        main_steps: how many steps came before the replay; None until it begins.
+        recent: numbers of the batches that a replay would go over.
+        step_seconds: what a step takes (median of recent ones); 0 while unknown.
+    """
+
+    step: int = 0
+    loss: float = float("nan")
+    main_steps: int | None = None
+    recent: list[int] = field(default_factory=list)
+    step_seconds: float = 0.0
+
+
+def next_step(config: TrainConfig, moment: Moment, position: Position) -> tuple[int, float] | None:
+    """The batch that comes next and the factor on its learning rates; None at the end of the run.
+
+    First the batches in order, then, inside the same budget, those of the replay.
+    """
+    if position.main_steps is None:
+        if moment.fraction < 1.0:
+            return position.step, lr_scale(config.schedule, moment)
+        position.main_steps = position.step
+    replay, done = config.replay, position.step - position.main_steps
+    spent = moment.total_seconds is not None and moment.seconds >= moment.total_seconds
+    if replay is None or spent or done >= len(position.recent) * replay.epochs:
+        return None
+    return position.recent[done % len(position.recent)], replay.lr_scale
 
 
 def train(
@@ -109,70 +95,103 @@ def train(
 
     Args:
         stream: training tokens.
-        folder: run folder; gets ``metrics.jsonl`` and ``checkpoint/``, whose last state is marked finished.
-        ledger: seconds go to ``compile``, ``warmup`` and ``train``.
+        folder: run folder; gets ``metrics.jsonl`` and ``checkpoint/``, whose last state is marked finished and holds the weights to
+            pack.
+        ledger: seconds go to ``compile``, ``warmup``, ``train`` and ``average``.
         resume: go on from ``folder/checkpoint`` if it is there.
 
     Raises:
         Interrupted: after a checkpoint, on SIGINT or SIGTERM.
         UserError: a split too short for a window, a batch that does not divide over the ranks, a diverged run.
     """
+    stream, held_out = hold_out(config, stream)
     loader = build_loader(config, stream, seed, ranks)
     checkpoint_folder = folder / "checkpoint"
     checkpoint = load_checkpoint(checkpoint_folder) if resume and (checkpoint_folder / "state.json").exists() else None
     dtype, muon_dtype = _agree_on_dtypes(config, ranks, checkpoint)
     model.to(ranks.device)
     parameters = dict(model.named_parameters())
-    loss_of = _warm_up(model, config, loader, ranks, dtype, muon_dtype, ledger)
-    optimizers = build_optimizers(config.optimizer, model.parameter_infos(), muon_dtype)
-    average = ExponentialAverage(parameters, config.ema_decay) if config.ema_decay is not None else None
-
-    step, last_loss = 0, float("nan")
+    plans = plans_of(model, config)
+    try:
+        model.run_plan(plans[0])
+    except ValueError as error:
+        raise UserError(f"train.curriculum: {error}") from None
+    stepper = warm_up(model, config, loader, ranks, dtype, muon_dtype, ledger)
+    optimizers = Optimizers(config.optimizer, model.parameter_infos(), muon_dtype, ranks)
+    averages = Averages(config.average, parameters) if config.average is not None else None
+    position = Position()
     if checkpoint is not None:
-        _restore(checkpoint, parameters, optimizers, average)
-        step, last_loss = checkpoint.progress["step"], checkpoint.progress["loss"]
+        position = _restore(checkpoint, parameters, optimizers, averages)
         ledger.add(checkpoint.progress["seconds"])
-    metrics = MetricsLog(folder / "metrics.jsonl", step) if ranks.is_first else None
+    metrics = MetricsLog(folder / "metrics.jsonl", position.step) if ranks.is_first else None
+    durations: deque[float] = deque(maxlen=31)
 
-    def save(finished: bool) -> None:
+    def save(*, finished: bool = False, final: Weights | None = None, choice: dict[str, Any] | None = None) -> None:
+        state = optimizers.state_tensors()  # every rank takes part
         if not ranks.is_first:
             return
         ledger.settle()
-        spent = {entry: ledger.seconds[entry] for entry in ("compile", "warmup", "train")}
-        progress = {"step": step, "loss": last_loss, "finished": finished, "seed": seed, "seconds": spent}
+        spent = {entry: ledger.seconds[entry] for entry in LEDGER_ENTRIES}
+        progress = {"step": position.step, "finished": finished, "position": asdict(position), "seed": seed, "seconds": spent}
         progress |= {"dtype": dtype_name(dtype), "muon_dtype": dtype_name(muon_dtype)}
+        progress |= {"snapshots": averages.snapshots if averages else 0, "average": choice}
         weights = {name: p.detach() for name, p in parameters.items()}
-        states = [optimizer_tensors(optimizer) for optimizer in optimizers]
-        save_checkpoint(checkpoint_folder, Checkpoint(weights, average.average if average else {}, states, progress))
+        running = averages.tensors() if averages and not finished else {}
+        save_checkpoint(checkpoint_folder, Checkpoint(weights, running, final or {}, state, progress))
 
     saved_at, finished = time.monotonic(), False
-    with _catch_signals() as stop_asked, _progress(config, ranks, step, ledger) as show, ledger.measure("train"):
+    with _catch_signals() as stop_asked, _progress(config, ranks, position.step, ledger) as show, ledger.measure("train"):
         while True:
-            (seconds,) = ranks.from_first([ledger.read("train")])
-            moment = Moment(step, seconds, config.steps, config.seconds)
-            if moment.fraction >= 1.0:
+            due = time.monotonic() - saved_at > config.checkpoint_seconds
+            seconds, position.step_seconds, save_now = ranks.from_first([ledger.read("train"), position.step_seconds, float(due)])
+            if save_now:
+                save()
+                saved_at = time.monotonic()
+            moment = _moment(config, position, seconds)
+            todo = next_step(config, moment, position)
+            if todo is None:
                 finished = True
                 break
-            scale = lr_scale(config.schedule, moment)
-            last_loss = _step(loss_of, loader, config, optimizers, parameters, ranks, dtype, step, scale)
-            if average is not None:
-                average.update(parameters)
-            step += 1
-            if math.isnan(last_loss):
-                raise UserError(f"the loss became NaN at step {step}; lower train.optimizer.*.lr or set train.clip_norm")
+            batch, scale = todo
+            model.run_plan(plans[-1] if config.curriculum is None or moment.fraction >= config.curriculum.until else plans[0])
+            started = ledger.read("train")
+            position.loss = stepper.step(optimizers, batch=batch, step=position.step, lr_scale=scale)
+            if config.replay is not None and position.main_steps is None and scale < config.replay.below:
+                position.recent = [*position.recent, batch][-config.replay.batches :]
+            position.step += 1
+            if averages is not None:
+                averages.update(parameters, step=position.step, lr_scale=scale)
+            if math.isnan(position.loss):
+                raise UserError(f"the loss became NaN at step {position.step}; lower train.optimizer.*.lr or set train.optimizer.clip_norm")
+            durations.append(ledger.read("train") - started)
+            position.step_seconds = statistics.median(durations)
             if metrics is not None:
-                record = {"step": step, "seconds": round(ledger.read("train"), 3), "loss": round(last_loss, 6), "lr_scale": round(scale, 5)}
-                metrics.write(record | {"tokens": step * config.batch_tokens})
-            show(step, last_loss)
+                record = {"step": position.step, "seconds": round(ledger.read("train"), 3), "loss": round(position.loss, 6)}
+                record |= {"lr_scale": round(scale, 5), "tokens": position.step * config.batch_tokens, "batch": batch}
+                metrics.write(record)
+            show(position.step, position.loss)
             if ranks.any(bool(stop_asked)):
                 break
-            if time.monotonic() - saved_at > config.checkpoint_seconds:
-                save(finished=False)
-                saved_at = time.monotonic()
-    save(finished)
-    ranks.barrier()
+    model.run_plan(plans[-1])
     if not finished:
-        raise Interrupted(f"stopped at step {step}; everything so far is saved in {folder}")
+        save()
+        ranks.barrier()
+        raise Interrupted(f"stopped at step {position.step}; everything so far is saved in {folder}")
+    with ledger.measure("average"):
+        name, final, losses = choose_weights(model, averages, held_out, config, dtype)
+    save(finished=True, final=None if name == "last" else final, choice={"used": name, "held_out_loss": losses})
+    ranks.barrier()
+
+
+def _moment(config: TrainConfig, position: Position, seconds: float) -> Moment:
+    return Moment(
+        step=position.step,
+        seconds=seconds,
+        total_steps=config.steps,
+        total_seconds=config.seconds,
+        step_seconds=position.step_seconds or None,
+        reserved_steps=config.replay.steps if config.replay else 0,
+    )
 
 
 def build_loader(config: TrainConfig, stream: TokenStream, seed: int, ranks: Ranks) -> Loader:
@@ -193,112 +212,28 @@ def _agree_on_dtypes(config: TrainConfig, ranks: Ranks, checkpoint: Checkpoint |
     return first, second
 
 
-def _step(
-    loss_of: LossFunction,
-    loader: Loader,
-    config: TrainConfig,
-    optimizers: list[torch.optim.Optimizer],
-    parameters: dict[str, nn.Parameter],
-    ranks: Ranks,
-    dtype: torch.dtype,
-    step: int,
-    scale: float,
-) -> float:
-    """One optimizer step on this rank's share of the global batch; returns the global mean loss."""
-    share = loader.num_rows // ranks.world
-    first = ranks.rank * share
-    micro_rows = max(1, config.micro_batch_tokens // config.seq_len)
-    total = torch.zeros((), device=ranks.device)
-    for start in range(first, first + share, micro_rows):
-        end = min(start + micro_rows, first + share)
-        tokens = torch.from_numpy(loader.rows(step, start, end)).to(ranks.device)
-        loss = loss_of(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), dtype) * ((end - start) / share)
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.detach()
-    gradients = [p.grad for p in parameters.values() if p.grad is not None]
-    ranks.mean_([*gradients, total])
-    if config.clip_norm is not None:
-        nn.utils.clip_grad_norm_(parameters.values(), config.clip_norm)
-    muon = config.optimizer.matrices
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["base_lr"] * scale
-            if "momentum" in group:
-                group["momentum"] = linear_warmup(muon.momentum_start, muon.momentum, muon.momentum_warmup_steps, step)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return float(total)
+def _restore(checkpoint: Checkpoint, parameters: dict[str, nn.Parameter], optimizers: Optimizers, averages: Averages | None) -> Position:
+    """Where the checkpoint's run stood. Raises UserError where it belongs to another model."""
 
-
-def _warm_up(
-    model: LanguageModel,
-    config: TrainConfig,
-    loader: Loader,
-    ranks: Ranks,
-    dtype: torch.dtype,
-    muon_dtype: torch.dtype,
-    ledger: Ledger,
-) -> LossFunction:
-    """Take a few real steps and undo them, so that compilation and first touches stand outside the training clock.
-
-    Returns the loss to train with: compiled where that was asked for and a C++ compiler is there, else the model itself.
-    """
-    parameters = dict(model.named_parameters())
-    kept = {name: p.detach().clone() for name, p in parameters.items()}
-    random_state = torch.get_rng_state()
-    loss_of: LossFunction = model
-    if config.compile:
-        with ledger.measure("compile"):
-            loss_of = _compiled(model, loader, dtype, config, ranks)
-    optimizers = build_optimizers(config.optimizer, model.parameter_infos(), muon_dtype)
-    for _ in range(config.warmup_steps):
-        with ledger.measure("warmup"):
-            _step(loss_of, loader, config, optimizers, parameters, ranks, dtype, 0, 1.0)
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(kept[name])
-            p.grad = None
-    torch.set_rng_state(random_state)
-    return loss_of
-
-
-def _compiled(model: LanguageModel, loader: Loader, dtype: torch.dtype, config: TrainConfig, ranks: Ranks) -> LossFunction:
-    """The compiled loss, tried once forward and backward; the eager one, with a word, where compilation fails."""
-    compiled = torch.compile(model, dynamic=False)
-    share = loader.num_rows // ranks.world
-    tokens = torch.from_numpy(loader.rows(0, 0, min(share, max(1, config.micro_batch_tokens // config.seq_len)))).to(ranks.device)
-    failed = ""
-    try:
-        compiled(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), dtype).backward()
-    except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-        failed = str(error).strip().splitlines()[0]
-    model.zero_grad(set_to_none=True)
-    if not ranks.any(bool(failed)):
-        return compiled
-    say(f"torch.compile does not work here ({failed or 'on another rank'}); training eagerly, which is slower (is g++ installed?)")
-    return model
-
-
-def _restore(
-    checkpoint: Checkpoint,
-    parameters: dict[str, nn.Parameter],
-    optimizers: list[torch.optim.Optimizer],
-    average: ExponentialAverage | None,
-) -> None:
     def check(found: dict[str, Tensor], what: str) -> None:
-        same = found.keys() == parameters.keys() and all(found[name].shape == p.shape for name, p in parameters.items())
-        if not same:
+        if {name: t.shape for name, t in found.items()} != {name: p.shape for name, p in parameters.items()}:
             raise UserError(f"the checkpoint's {what} belong to another model; train into another --out, or without --resume")
 
     check(checkpoint.weights, "weights")
     with torch.no_grad():
         for name, p in parameters.items():
             p.copy_(checkpoint.weights[name])
-    if average is not None:
-        check(checkpoint.average, "averaged weights")
-        average.average = {name: tensor.to(parameters[name].device) for name, tensor in checkpoint.average.items()}
-    for optimizer, tensors in zip(optimizers, checkpoint.optimizers, strict=True):
-        load_optimizer_tensors(optimizer, tensors)
+    if averages is not None:
+        device = next(iter(parameters.values())).device
+        averages.load_tensors(checkpoint.average, checkpoint.progress["snapshots"], str(device))
+        for held in (averages.ema, averages.swa):
+            if held:
+                check(held, "averaged weights")
+    try:
+        optimizers.load_state_tensors(checkpoint.optimizer)
+        return Position(**checkpoint.progress["position"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"the checkpoint's optimizer states belong to another model ({error}); train into another --out") from None
 
 
 @contextmanager
@@ -340,7 +275,7 @@ def _progress(config: TrainConfig, ranks: Ranks, first_step: int, ledger: Ledger
             smooth.append(loss if not smooth else 0.95 * smooth[-1] + 0.05 * loss)
             spent = ledger.read("train")
             done = max(spent - start, 1e-9)
-            fraction = Moment(step, spent, config.steps, config.seconds).fraction
+            fraction = Moment(step=step, seconds=spent, total_steps=config.steps, total_seconds=config.seconds).fraction
             left = (config.seconds - spent) if config.seconds else done / max(1, step - first_step) * ((config.steps or 0) - step)
             speed = (step - first_step) * config.batch_tokens / done
             bar.n = fraction * (total or 0)

@@ -73,7 +73,7 @@ def test_entropy_coder_beats_one_table_where_rows_differ() -> None:
 def test_what_is_loaded_is_what_was_quantised(tiny, dataset, codec, levels) -> None:
     weights, infos, _ = tiny
     grid = RowGrid(levels=levels)
-    quant = QuantConfig(table=grid, attention=grid, mlp=grid, head=grid)
+    quant = QuantConfig(table=grid, attention=grid, mlp=grid, projection=grid, head=grid)
     result = packed(tiny, dataset, budget_bytes=100_000, codec=codec, quant=quant, fit=False)
     artifact = parse_artifact(result.data)
     expected = quantise_model(weights, infos, quant)

@@ -1,16 +1,24 @@
 """One process or several: the few collective operations that training needs.
 
 Started by ``torchrun`` there are several ranks (gloo on CPUs, NCCL on GPUs); started plainly there is one and every
-operation here is free.
+operation here is free. Those that end in ``_started`` return at once; the result is there when ``wait`` of what they
+returned is called.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+Wait = Callable[[], object]
+
+
+def _nothing() -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -25,17 +33,40 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def mean_(self, tensors: list[torch.Tensor]) -> None:
-        """Replace each tensor by its mean over the ranks."""
-        if self.world == 1:
-            return
+    def mean_started(self, tensors: list[torch.Tensor]) -> Wait:
+        """Replace each tensor by its mean over the ranks (fp32), once waited for."""
+        if self.world == 1 or not tensors:
+            return _nothing
         flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
-        dist.all_reduce(flat)
-        flat /= self.world
-        start = 0
-        for tensor in tensors:
-            tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
-            start += tensor.numel()
+        work = dist.all_reduce(flat, async_op=True)
+
+        def finish() -> None:
+            work.wait()
+            pieces = torch.split(flat / self.world, [tensor.numel() for tensor in tensors])
+            for tensor, piece in zip(tensors, pieces, strict=True):
+                tensor.copy_(piece.view_as(tensor))
+
+        return finish
+
+    def scatter_sum_started(self, tensor: torch.Tensor) -> tuple[torch.Tensor, Wait]:
+        """This rank's share, along the first axis, of the sum over ranks; the axis must divide by the number of ranks."""
+        if self.world == 1:
+            return tensor, _nothing
+        share = tensor.new_empty(tensor.size(0) // self.world, *tensor.shape[1:])
+        return share, dist.reduce_scatter_tensor(share, tensor, async_op=True).wait
+
+    def gather_started(self, share: torch.Tensor) -> tuple[torch.Tensor, Wait]:
+        """Every rank's share, one after another along the first axis."""
+        if self.world == 1:
+            return share, _nothing
+        whole = share.new_empty(share.size(0) * self.world, *share.shape[1:])
+        return whole, dist.all_gather_into_tensor(whole, share.contiguous(), async_op=True).wait
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """The sum over ranks."""
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value
 
     def from_first(self, values: list[float]) -> list[float]:
         """The first rank's numbers, on every rank: it alone decides about the clock."""

@@ -1,0 +1,28 @@
+"""``pr578``: int6 by GPTQ, early fake quantisation, an EMA, score-first test-time training (spec 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bytefit.model.mlp import ReluSquaredConfig
+from bytefit.recipes.eleven import SIDE_TABLE_GAIN, eleven_layers
+from bytefit.recipes.pending import AdaptConfig, FakeQuantConfig, GptqConfig, PendingConfig
+from bytefit.recipes.recipe import Recipe
+
+STEPS = 6_990  # that the original took in its 600 s
+
+
+def pr578(*, as_submitted: bool = False) -> Recipe:
+    """26,993,756 parameters. In the ``as_submitted`` form the fake quantisation is off: its compiled script never ran it."""
+    base = eleven_layers("pr578", bigram_buckets=2048, mlp=ReluSquaredConfig(width=3.0), side_table_gain=SIDE_TABLE_GAIN)
+    fake_quant = FakeQuantConfig(kind="straight_through", lowest=-32, highest=31, percentile=0.9995, below=0.5)
+    return replace(
+        base,
+        pending=PendingConfig(
+            fake_quant=None if as_submitted else fake_quant,
+            gptq=GptqConfig(variant="A", levels=31, block=128, damp=0.01, calibration="training"),
+            adapt=AdaptConfig(
+                chunk_tokens=32_768, stride=64, epochs=3, optimizer="sgd", lr=0.002, train_chunks=200, frozen_blocks=(0, 1), ema_decay=0.995
+            ),
+        ),
+    )

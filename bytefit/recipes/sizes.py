@@ -1,0 +1,183 @@
+"""One dial from the contest's size to two CPU cores: the same list of techniques, smaller in every direction.
+
+``lab`` is a sixteenth of the contest's bytes, and of its parameters within a tenth; ``tiny`` is for tests. Lengths that count
+optimizer steps (momentum warm-up, averages, replay, annealing) shrink with the number of steps that fit the budget.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bytefit.artifact.pack import PackConfig
+from bytefit.data.coprime import CoprimeConfig
+from bytefit.data.loaders import LoaderConfig, SequentialConfig
+from bytefit.data.tokenizer import TokenizerConfig
+from bytefit.model.attention import AttentionConfig
+from bytefit.model.language_model import ModelConfig
+from bytefit.model.plan import num_blocks, unet_plan
+from bytefit.model.rotary import RotaryConfig
+from bytefit.optim.average import AverageConfig, SnapshotConfig
+from bytefit.optim.groups import OptimizerConfig
+from bytefit.optim.schedule import WarmdownConfig
+from bytefit.recipes.recipe import Recipe, ScoreConfig, Size
+from bytefit.train.config import ReplayConfig, TrainConfig
+
+
+@dataclass(frozen=True)
+class Dial:
+    """How much smaller a size is than the contest's.
+
+    Attributes:
+        dim: width instead of 512.
+        depth: factor on the number of blocks.
+        tables: factor on the rows of hashed tables.
+        window: factor on the training windows, which never get shorter than ``min_window`` tokens.
+        steps: factor on every length in optimizer steps.
+        shard_tokens: pieces into which the coprime loader cuts a small corpus.
+    """
+
+    size: Size
+    dim: int
+    heads: float
+    depth: float
+    tables: float
+    window: float
+    min_window: int
+    steps: float
+    batch_tokens: int
+    shard_tokens: int
+    budget_bytes: int
+    max_bytes: int
+    stride: int
+    proof_bytes: int
+
+
+LAB = Dial(
+    size="lab", dim=160, heads=1 / 4, depth=5 / 9, tables=1 / 4, window=1 / 4, min_window=512, steps=1 / 5, batch_tokens=4096,
+    shard_tokens=65_536, budget_bytes=1_000_000, max_bytes=1_000_000, stride=64, proof_bytes=65_536,
+)  # fmt: skip
+TINY = Dial(
+    size="tiny", dim=32, heads=1 / 4, depth=1 / 3, tables=1 / 32, window=1 / 32, min_window=64, steps=1 / 50, batch_tokens=1024,
+    shard_tokens=4096, budget_bytes=40_000, max_bytes=50_000, stride=32, proof_bytes=2_000,
+)  # fmt: skip
+LAB_SECONDS = 300.0
+TINY_STEPS, TINY_VOCAB = 40, 320
+FULL_DIM = 512
+
+
+def scaled(full: Recipe, dial: Dial, *, full_steps: int) -> Recipe:
+    """A recipe of the contest's size at another size.
+
+    Args:
+        full_steps: how many steps the original took; turns its warm-down in steps into a share of the budget.
+    """
+    is_tiny = dial.size == "tiny"
+    window = max(dial.min_window, round(full.train.seq_len * dial.window))
+    tokenizer = TokenizerConfig(vocab_size=TINY_VOCAB) if is_tiny else full.tokenizer
+    return replace(
+        full,
+        size=dial.size,
+        tokenizer=tokenizer,
+        model=_model(full.model, dial, tokenizer.vocab_size, window),
+        train=replace(
+            _train(full.train, dial, full_steps),
+            seconds=None if is_tiny else LAB_SECONDS,
+            steps=TINY_STEPS if is_tiny else None,
+            compile=not is_tiny,
+            seq_len=window,
+        ),
+        pack=_pack(full.pack, dial),
+        score=ScoreConfig(
+            window=window, stride=dial.stride, headline=full.score.headline, max_bytes=dial.max_bytes, proof_bytes=dial.proof_bytes
+        ),
+    )
+
+
+def _model(full: ModelConfig, dial: Dial, vocab_size: int, window: int) -> ModelConfig:
+    old, new = num_blocks(full.plan), round(num_blocks(full.plan) * dial.depth)
+
+    def blocks(part: Any) -> Any:
+        """A part in the corresponding blocks (None, for a part or its set of blocks, stays)."""
+        if part is None or part.blocks is None:
+            return part
+        kept = tuple(b for b in range(new) if round(b * (old - 1) / (new - 1)) in part.blocks)
+        return replace(part, blocks=kept)
+
+    def narrower(part: Any) -> Any:
+        """A side table's width, and the factor on its projection's start, which goes with the depth."""
+        if part is None:
+            return None
+        gain = part.orthogonal_gain if part.orthogonal_gain == 1.0 else part.orthogonal_gain * (old / new) ** 0.5
+        return replace(part, dim=part.dim * dial.dim // FULL_DIM, orthogonal_gain=gain)
+
+    bigram = narrower(full.bigram)
+    exclusive, output_gate = blocks(full.attention.exclusive), blocks(full.attention.output_gate)
+    return replace(
+        full,
+        vocab_size=vocab_size,
+        dim=dial.dim,
+        context=window,
+        plan=unet_plan(new),
+        bigram=replace(bigram, buckets=round(bigram.buckets * dial.tables)) if bigram else None,
+        attention=_attention(full.attention, dial, exclusive=exclusive, output_gate=output_gate),
+        value_embedding=narrower(blocks(full.value_embedding)),
+        orthogonal_init=full.orthogonal_init
+        and replace(full.orthogonal_init, min_size=full.orthogonal_init.min_size * dial.dim // FULL_DIM),
+    )
+
+
+def _attention(full: AttentionConfig, dial: Dial, **parts: Any) -> AttentionConfig:
+    num_heads = round(full.num_heads * dial.heads)
+    head_dim, full_head_dim = dial.dim // num_heads, FULL_DIM // full.num_heads
+    rotary: RotaryConfig = full.rotary
+    if rotary.dims is not None:
+        rotary = replace(rotary, dims=rotary.dims * head_dim // full_head_dim)
+    if rotary.reference_length is not None and rotary.length is not None:
+        rotary = replace(rotary, reference_length=int(rotary.reference_length * dial.window), length=int(rotary.length * dial.window))
+    return replace(full, num_heads=num_heads, num_kv_heads=round(full.num_kv_heads * dial.heads), rotary=rotary, **parts)
+
+
+def _train(full: TrainConfig, dial: Dial, full_steps: int) -> TrainConfig:
+    def steps(count: int) -> int:
+        return max(1, round(count * dial.steps))
+
+    schedule: WarmdownConfig = full.schedule
+    if schedule.steps is not None:
+        schedule = replace(schedule, steps=None, fraction=round(schedule.steps / full_steps, 2))
+    optimizer: OptimizerConfig = full.optimizer
+    matrices = replace(optimizer.matrices, momentum_warmup_steps=steps(optimizer.matrices.momentum_warmup_steps))
+    average: AverageConfig | None = full.average
+    if average is not None:
+        swa: SnapshotConfig | None = average.swa and replace(average.swa, every=steps(average.swa.every))
+        decay = average.ema_decay and round(1 - (1 - average.ema_decay) / dial.steps, 4)
+        average = replace(average, ema_decay=decay, swa=swa, held_out_tokens=average.held_out_tokens // 8)
+    replay: ReplayConfig | None = full.replay and replace(full.replay, batches=steps(full.replay.batches))
+    return replace(
+        full,
+        # Only the size decides the budget: see the caller.
+        seq_len=dial.min_window,
+        batch_tokens=dial.batch_tokens,
+        micro_batch_tokens=dial.batch_tokens,
+        loader=_loader(full, dial),
+        optimizer=replace(optimizer, matrices=matrices),
+        schedule=schedule,
+        average=average,
+        replay=replay,
+        warmup_steps=2,
+        dtype="auto",
+    )
+
+
+def _loader(full: TrainConfig, dial: Dial) -> LoaderConfig:
+    loader = full.loader
+    if isinstance(loader, SequentialConfig):
+        rows = dial.batch_tokens // max(dial.min_window, round(full.seq_len * dial.window))
+        return replace(loader, num_spans=min(loader.num_spans, rows))
+    if isinstance(loader, CoprimeConfig):
+        return replace(loader, anneal_steps=max(1, round(loader.anneal_steps * dial.steps)), shard_tokens=dial.shard_tokens)
+    return loader
+
+
+def _pack(full: PackConfig, dial: Dial) -> PackConfig:
+    return replace(full, budget_bytes=dial.budget_bytes, fit=True)

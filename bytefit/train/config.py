@@ -1,0 +1,105 @@
+"""How a model is trained, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bytefit.data.loaders import LoaderConfig
+from bytefit.dtypes import DtypeName
+from bytefit.model.plan import Plan
+from bytefit.optim.average import AverageConfig
+from bytefit.optim.groups import OptimizerConfig
+from bytefit.optim.schedule import WarmdownConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayConfig:
+    """Burst replay: the run ends with a few passes over its last batches (spec 2.15; PR #693), inside the budget.
+
+    Attributes:
+        batches: how many of the last batches; a batch here is that of a whole optimizer step.
+        epochs: passes over them.
+        below: only batches trained on while the factor on the learning rates was below this.
+        lr_scale: factor on the learning rates during the replay.
+    """
+
+    batches: int = 100
+    epochs: int = 2
+    below: float = 0.2
+    lr_scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.batches < 1 or self.epochs < 1:
+            raise ValueError(f"replay batches {self.batches} and epochs {self.epochs} must be at least 1")
+        if self.lr_scale < 0:
+            raise ValueError(f"replay lr_scale {self.lr_scale} must not be negative")
+
+    @property
+    def steps(self) -> int:
+        return self.batches * self.epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurriculumConfig:
+    """Another plan over the same blocks for the first part of the run (looped blocks switched on late, field B.2).
+
+    Attributes:
+        plan: what runs at first; ``model.plan`` runs afterwards, and in everything that comes after training.
+        until: the share of the budget at which it changes.
+    """
+
+    plan: Plan
+    until: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.until < 1:
+            raise ValueError(f"curriculum until {self.until} must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """
+    Attributes:
+        seconds: the budget by the clock, or
+        steps: the budget in steps (comparable across machines, resumable bit for bit). Give exactly one.
+        seq_len: tokens a window.
+        batch_tokens: tokens a step, over all ranks; a multiple of ``seq_len``.
+        micro_batch_tokens: most tokens in one forward pass on one rank (gradients are accumulated).
+        average: averages of the weights, one of which is packed; None packs the last weights.
+        warmup_steps: steps taken and undone before the clock starts (they compile and touch memory).
+        compile: run the loss through ``torch.compile``.
+        dtype: of activations; ``auto`` takes the faster one here. Weights, averages and Adam's states are fp32.
+        checkpoint_seconds: time between checkpoints.
+    """
+
+    seconds: float | None = None
+    steps: int | None = None
+    seq_len: int
+    batch_tokens: int
+    micro_batch_tokens: int
+    loader: LoaderConfig
+    optimizer: OptimizerConfig
+    schedule: WarmdownConfig
+    average: AverageConfig | None = None
+    replay: ReplayConfig | None = None
+    curriculum: CurriculumConfig | None = None
+    warmup_steps: int = 2
+    compile: bool = False
+    dtype: DtypeName = "auto"
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if (self.seconds is None) == (self.steps is None):
+            raise ValueError("give exactly one of train.seconds and train.steps (set the other to null)")
+        if (self.seconds or self.steps or 0) <= 0:
+            raise ValueError(f"the training budget (seconds {self.seconds}, steps {self.steps}) must be above 0")
+        if self.seq_len < 2:
+            raise ValueError(f"seq_len {self.seq_len} must be at least 2")
+        if self.batch_tokens < self.seq_len or self.batch_tokens % self.seq_len:
+            raise ValueError(f"batch_tokens {self.batch_tokens} must be a multiple of seq_len {self.seq_len}")
+        if self.micro_batch_tokens < self.seq_len:
+            raise ValueError(f"micro_batch_tokens {self.micro_batch_tokens} must be at least seq_len {self.seq_len}")
+        if self.warmup_steps < 0 or self.checkpoint_seconds <= 0:
+            raise ValueError("warmup_steps must not be negative and checkpoint_seconds must be above 0")
+        if self.steps is not None and self.replay is not None and self.replay.steps >= self.steps:
+            raise ValueError(f"{self.steps} steps leave none before the replay of {self.replay.steps}; lower replay.batches or epochs")

@@ -1,0 +1,109 @@
+"""One optimizer step on this rank's share of a global batch, and the warm-up that compiles it before the clock starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch._dynamo.exc
+import torch._inductor.exc
+from torch import Tensor
+
+from bytefit.data.loaders import Loader
+from bytefit.ledger import Ledger
+from bytefit.model.language_model import LanguageModel
+from bytefit.model.plan import Plan
+from bytefit.optim.groups import Optimizers
+from bytefit.progress import say
+from bytefit.ranks import Ranks
+from bytefit.train.config import TrainConfig
+
+LossFunction = Callable[..., Tensor]  # (ids_BT, targets_BT, dtype) -> mean loss
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """Everything that a step needs and that stays the same over a run."""
+
+    loss_of: LossFunction
+    loader: Loader
+    config: TrainConfig
+    ranks: Ranks
+    dtype: torch.dtype
+
+    def step(self, optimizers: Optimizers, *, batch: int, step: int, lr_scale: float) -> float:
+        """Train on the loader's batch number ``batch``; returns the mean loss over the global batch."""
+        total = torch.zeros((), device=self.ranks.device)
+        share = self.loader.num_rows // self.ranks.world
+        for start, end in self._micro_batches():
+            ids_BT, targets_BT = self._tokens(batch, start, end)
+            loss = self.loss_of(ids_BT, targets_BT, self.dtype) * ((end - start) / share)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        optimizers.step(lr_scale=lr_scale, step=step)
+        return float(self.ranks.sum(total)) / self.ranks.world
+
+    def try_once(self) -> None:
+        """Forward and backward on the first micro-batch (what triggers compilation); leaves gradients behind."""
+        start, end = self._micro_batches()[0]
+        self.loss_of(*self._tokens(0, start, end), self.dtype).backward()  # type: ignore[no-untyped-call]
+
+    def _micro_batches(self) -> list[tuple[int, int]]:
+        """Row ranges of this rank's share of the global batch."""
+        share = self.loader.num_rows // self.ranks.world
+        first, rows = self.ranks.rank * share, max(1, self.config.micro_batch_tokens // self.config.seq_len)
+        return [(start, min(start + rows, first + share)) for start in range(first, first + share, rows)]
+
+    def _tokens(self, batch: int, start: int, end: int) -> tuple[Tensor, Tensor]:
+        tokens = torch.from_numpy(self.loader.rows(batch, start, end)).to(self.ranks.device)
+        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+def plans_of(model: LanguageModel, config: TrainConfig) -> list[Plan]:
+    """The plans that a run goes through, in order."""
+    return ([config.curriculum.plan] if config.curriculum else []) + [model.config.plan]
+
+
+def warm_up(
+    model: LanguageModel, config: TrainConfig, loader: Loader, ranks: Ranks, dtype: torch.dtype, muon_dtype: torch.dtype, ledger: Ledger
+) -> Stepper:
+    """Take a few real steps and undo them, so that compilation and first touches stand outside the training clock.
+
+    Every plan of the run is compiled here. Returns what to train with: the compiled loss where that was asked for and a C++ compiler
+    is there, else the model itself.
+    """
+    parameters = dict(model.named_parameters())
+    kept = {name: p.detach().clone() for name, p in parameters.items()}
+    random_state = torch.get_rng_state()
+    stepper = Stepper(model, loader, config, ranks, dtype)
+    if config.compile:
+        with ledger.measure("compile"):
+            stepper = _compiled(model, stepper)
+    optimizers = Optimizers(config.optimizer, model.parameter_infos(), muon_dtype, ranks)
+    with ledger.measure("warmup"):
+        for _ in range(config.warmup_steps):
+            stepper.step(optimizers, batch=0, step=0, lr_scale=1.0)
+    with torch.no_grad():
+        for name, p in parameters.items():
+            p.copy_(kept[name])
+            p.grad = None
+    torch.set_rng_state(random_state)
+    return stepper
+
+
+def _compiled(model: LanguageModel, eager: Stepper) -> Stepper:
+    """The same with the loss compiled, tried once for each plan; the eager one, with a word, where compilation fails."""
+    compiled = Stepper(torch.compile(model, dynamic=False), eager.loader, eager.config, eager.ranks, eager.dtype)
+    failed = ""
+    try:
+        for plan in reversed(plans_of(model, eager.config)):  # ends with the plan that the run starts with
+            model.run_plan(plan)
+            compiled.try_once()
+    except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+        failed = str(error).strip().splitlines()[0]
+    model.zero_grad(set_to_none=True)
+    if not eager.ranks.any(bool(failed)):
+        return compiled
+    say(f"torch.compile does not work here ({failed or 'on another rank'}); training eagerly, which is slower (is g++ installed?)")
+    return eager
