@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
+from record import provenance, write
 
 from bytefit.data.byte_table import contest_table
 from bytefit.data.documents import read_documents
@@ -66,13 +65,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     documents = list(read_documents(options.documents))
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    command = shlex.join(["python", sys.argv[0], *(Path(word).name if "/" in word else word for word in sys.argv[1:])])
-    record = {"benchmark": "contest_bytes", "command": command, "commit": commit, "rows": [check(p, documents) for p in options.tokenizers]}
+    rows = [check(path, documents) for path in options.tokenizers]
+    record = provenance() | {"benchmark": "contest_bytes", "rows": rows}
     print(json.dumps(record, indent=1))
     if options.out:
-        options.out.write_text(json.dumps(record, indent=1) + "\n")
-    if not all(row["agrees"] for row in record["rows"]):
+        write(options.out, record)
+    if not all(row["agrees"] for row in rows):
         sys.exit("the byte table does not agree")
 
 

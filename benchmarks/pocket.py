@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+from record import provenance, write
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="keep finished training; pack, score and prove again where needed")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    made_by = provenance()  # before the runs: the commit that they start from
     summaries = []
     for seed in options.seeds:
         folder = options.runs / f"{options.out.stem}-{options.recipe}-s{seed}"
@@ -36,14 +37,7 @@ def main() -> None:
         summaries.append(summary)
         print(f"seed {seed}: {summary['val_bpb']:.4f} bits per byte, {summary['artifact_bytes']:,} bytes", file=sys.stderr)
         name = options.data.name if options.data else None
-        record = {
-            "benchmark": "pocket",
-            "command": shlex.join(["python", *sys.argv]),
-            "commit": commit,
-            "dataset": name or "embedded corpus",
-            "summaries": summaries,
-        }
-        options.out.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write(options.out, made_by | {"benchmark": "pocket", "dataset": name or "embedded corpus", "summaries": summaries})
 
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ class AttentionConfig:
         head_dim, rotated = dim // self.num_heads, self.rotary.dims or dim // self.num_heads
         if rotated > head_dim or rotated % 2:
             raise ValueError(f"rotary dims {rotated} do not fit a head of {head_dim} channels (an even number of them, at most all)")
+        if rotated == 2 and self.rotary.reference_length is not None:
+            raise ValueError("2 rotary dims cannot be stretched; use at least 4, or set reference_length and length to null")
         if self.output_gate is not None and self.output_gate.channels > dim:
             raise ValueError(f"output_gate channels {self.output_gate.channels} are more than dim {dim}")
 

@@ -66,6 +66,8 @@ class ModelConfig:
             raise ValueError(f"dim {self.dim} must be at least 2")
         if not 2 <= self.context <= MAX_CONTEXT:
             raise ValueError(f"context {self.context} must lie in 2..{MAX_CONTEXT}")
+        if self.embed_init_std < 0:
+            raise ValueError(f"embed_init_std {self.embed_init_std} must not be negative")
         check_plan(self.plan)
         self.attention.check_width(self.dim)
         for name, blocks in self._block_sets():
@@ -109,7 +111,7 @@ class Cache:
         attention = config.attention
         head_dim = config.dim // attention.num_heads
         self.layers = [LayerCache(batch, capacity, attention.num_kv_heads, head_dim, dtype) for _ in config.plan]
-        self.length = 0  # positions held; set it back to forget
+        self.length = 0  # positions held; set it back to 0 to forget them all
         self.last_ids = torch.zeros(batch, 0, dtype=torch.int64)
 
 
@@ -141,11 +143,17 @@ class LanguageModel(nn.Module):
         """Run another plan over the same blocks from now on.
 
         Raises:
-            ValueError: it names other blocks or more skip weights than the config's plan.
+            ValueError: it names other blocks than the config's plan, has more steps or skips, or starts elsewhere with a value residual.
         """
         check_plan(plan)
-        if num_blocks(plan) != num_blocks(self.config.plan) or num_skips(plan) > num_skips(self.config.plan):
-            raise ValueError("a curriculum's plan must run the same blocks as model.plan, and no more skips")
+        own = self.config.plan
+        for what, asked, held in (("skips", num_skips(plan), num_skips(own)), ("steps", len(plan), len(own))):
+            if asked > held:
+                raise ValueError(f"the plan has {asked} {what}, more than model.plan ({held})")
+        if num_blocks(plan) != num_blocks(own):
+            raise ValueError(f"the plan must run the same blocks as model.plan: it has {num_blocks(plan)}, not {num_blocks(own)}")
+        if self.config.attention.value_residual is not None and plan[0].block != own[0].block:
+            raise ValueError(f"with a value residual the plan must start with block {own[0].block}, not {plan[0].block}")
         self.plan = plan
 
     def embed(self, ids_BT: Tensor, dtype: torch.dtype) -> Tensor:
@@ -168,6 +176,8 @@ class LanguageModel(nn.Module):
         """
         start = cache.length if cache is not None else 0
         end = start + ids_BT.size(1)
+        if end > self.config.context:
+            raise ValueError(f"{end} positions are more than the model's context of {self.config.context}")
         if cache is None:
             x0 = self.embed(ids_BT, dtype)
         else:

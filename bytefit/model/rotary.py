@@ -37,12 +37,9 @@ class RotaryConfig:
         if self.dims is not None and (self.dims < 2 or self.dims % 2):
             raise ValueError(f"rotary dims {self.dims} must be even and at least 2")
         if (self.reference_length is None) != (self.length is None):
-            raise ValueError("give both of rotary reference_length and length, or neither (null)")
-        if self.reference_length is not None and self.length is not None:
-            if not 1 <= self.reference_length <= self.length:
-                raise ValueError(f"rotary reference_length {self.reference_length} must lie in 1..{self.length} (length)")
-            if self.dims == 2:
-                raise ValueError("rotary dims 2 cannot be stretched; use at least 4, or set reference_length and length to null")
+            raise ValueError(f"rotary reference_length {self.reference_length} and length {self.length}: give both, or neither (null)")
+        if self.reference_length is not None and self.length is not None and not 1 <= self.reference_length <= self.length:
+            raise ValueError(f"rotary reference_length {self.reference_length} must lie in 1..{self.length} (length)")
 
     def stretched_base(self, head_dim: int) -> float:
         """The base after the rule for longer windows."""

@@ -35,6 +35,8 @@ class ValueEmbeddingConfig:
             raise ValueError("value_embedding.blocks is empty; name at least one block, or set value_embedding to null")
         if self.dim < 1:
             raise ValueError(f"value_embedding dim {self.dim} must be at least 1")
+        if self.init_std < 0:
+            raise ValueError(f"value_embedding init_std {self.init_std} must not be negative")
 
     def build(self, vocab_size: int, kv_dim: int) -> ValueEmbedding:
         return ValueEmbedding(self, vocab_size, kv_dim)

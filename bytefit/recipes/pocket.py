@@ -72,9 +72,9 @@ def pocket_tiny() -> Recipe:
     return Recipe(
         name="pocket",
         size="tiny",
-        tokenizer=TokenizerConfig(vocab_size=320),
+        tokenizer=TokenizerConfig(vocab_size=512),
         model=ModelConfig(
-            vocab_size=320,
+            vocab_size=512,
             dim=32,
             context=64,
             plan=unet_plan(2),

@@ -62,7 +62,7 @@ TINY = Dial(
     shard_tokens=4096, budget_bytes=40_000, max_bytes=50_000, stride=32, proof_bytes=2_000,
 )  # fmt: skip
 LAB_SECONDS = 300.0
-TINY_STEPS, TINY_VOCAB = 40, 320
+TINY_STEPS, TINY_VOCAB = 40, 512
 FULL_DIM = 512
 
 

@@ -1,208 +1,174 @@
-from __future__ import annotations
+"""What the tables of parts do not cover: position tables, kernels, the loss, types, and plans."""
 
-import dataclasses
-import math
+from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from bytefit.model.attention import AttentionConfig, attend, attend_explicit
-from bytefit.model.head import HeadConfig, cap_logits, cross_entropy
-from bytefit.model.inspect import num_parameters
-from bytefit.model.language_model import Cache, LanguageModel, ModelConfig
-from bytefit.model.mlp import ReluSquaredConfig
+from bytefit.model.attention import EXPLICIT_MAX_TOKENS, attend, attend_explicit
+from bytefit.model.head import HeadConfig, LearnedCaps
 from bytefit.model.plan import Step, unet_plan
 from bytefit.model.rotary import RotaryConfig, rotary_table, rotate
 from bytefit.recipes import find_recipe
-
-SMALL = ModelConfig(
-    vocab_size=300,
-    dim=32,
-    context=48,
-    plan=unet_plan(5),
-    attention=AttentionConfig(num_heads=4, num_kv_heads=2, rotary=RotaryConfig(dims=4)),
-    mlp=ReluSquaredConfig(width=2),
-    head=HeadConfig(),
-)
-
-
-def random_model(config: ModelConfig = SMALL) -> LanguageModel:
-    """Every parameter away from its start, so that nothing is hidden behind a zero."""
-    torch.manual_seed(0)
-    model = config.build()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn_like(p) * 0.3 + (1.0 if p.ndim == 1 else 0.0))
-    return model
-
-
-def reference_logits(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
-    """Spec 1.7 in float64, one position and one head at a time."""
-    config, w = model.config, {name: p.detach().double() for name, p in model.named_parameters()}
-    heads, groups = config.attention.num_heads, config.attention.num_kv_heads
-    width, dims = config.dim // heads, config.attention.rotary.dims or config.dim // heads
-
-    def norm(x: torch.Tensor) -> torch.Tensor:
-        return x / torch.sqrt((x * x).mean(-1, keepdim=True) + torch.finfo(torch.float32).eps)
-
-    def turn(x: torch.Tensor, position: int) -> torch.Tensor:
-        out = x.clone()
-        for j in range(dims // 2):
-            angle = position * config.attention.rotary.base ** (-2 * j / dims)
-            a, b = x[j], x[j + dims // 2]
-            out[j] = a * math.cos(angle) + b * math.sin(angle)
-            out[j + dims // 2] = -a * math.sin(angle) + b * math.cos(angle)
-        return out
-
-    def attention(prefix: str, x: torch.Tensor) -> torch.Tensor:
-        q, k, v = (x @ w[f"{prefix}.{part}.weight"].T for part in ("query", "key", "value"))
-        rows = []
-        for t in range(len(x)):
-            outs = []
-            for h in range(heads):
-                g = h // (heads // groups)
-                qh = turn(norm(q[t, h * width : (h + 1) * width]), t) * w[f"{prefix}.q_gain"][h]
-                part = slice(g * width, (g + 1) * width)
-                scores = torch.stack([qh @ turn(norm(k[s, part]), s) / math.sqrt(width) for s in range(t + 1)])
-                outs.append(torch.softmax(scores, 0) @ v[: t + 1, part])
-            rows.append(torch.cat(outs))
-        return torch.stack(rows) @ w[f"{prefix}.out.weight"].T
-
-    x = x0 = norm(w["embedding"][ids])
-    skips: list[torch.Tensor] = []
-    for step in config.plan:
-        if step.pop is not None:
-            x = x + w["skip_scales"][step.pop] * skips.pop()
-        b = f"blocks.{step.block}"
-        x = w[f"{b}.mix_stream"] * x + w[f"{b}.mix_embedding"] * x0
-        x = x + w[f"{b}.attention_scale"] * attention(f"{b}.attention", norm(x))
-        hidden = torch.relu(norm(x) @ w[f"{b}.mlp.up.weight"].T) ** 2
-        x = x + w[f"{b}.mlp_scale"] * (hidden @ w[f"{b}.mlp.down.weight"].T)
-        if step.push:
-            skips.append(x)
-    logits = norm(x) @ w["embedding" if config.head.tied else "output"].T
-    cap = config.head.softcap
-    return logits if cap is None else cap * torch.tanh(logits / cap)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        SMALL,
-        dataclasses.replace(SMALL, head=HeadConfig(tied=False, softcap=None)),
-        dataclasses.replace(SMALL, plan=(Step(block=0, push=True), Step(block=1), Step(block=1), Step(block=0, pop=0))),
-        dataclasses.replace(SMALL, plan=(Step(block=0), Step(block=1)), attention=AttentionConfig(num_heads=4, num_kv_heads=4)),
-    ],
-    ids=["baseline", "untied", "shared blocks", "full rotary, no grouping"],
-)
-def test_logits_equal_the_formula(config) -> None:
-    model = random_model(config)
-    ids = torch.randint(0, 300, (1, 12), generator=torch.Generator().manual_seed(1))
-    expected = reference_logits(model, ids[0])
-    with torch.no_grad():
-        assert torch.allclose(model.logits(ids)[0].double(), expected, atol=2e-3, rtol=1e-4)
-    assert torch.allclose(model.logits(ids)[0].double(), expected, atol=2e-3, rtol=1e-4)  # the path with gradients
-
-
-def test_baseline_has_exactly_the_contests_parameters() -> None:
-    assert num_parameters(find_recipe("baseline", "full").model) == 17_059_912
-
-
-def test_future_never_moves_the_past() -> None:
-    model = random_model()
-    ids = torch.randint(0, 300, (1, 40))
-    changed = ids.clone()
-    changed[0, 20:] = torch.randint(0, 300, (20,))
-    for grad in (False, True):
-        with torch.set_grad_enabled(grad):
-            assert torch.equal(model.logits(ids)[0, :20], model.logits(changed)[0, :20])
-            assert not torch.equal(model.logits(ids)[0, 20:], model.logits(changed)[0, 20:])
-
-
-@pytest.mark.parametrize("pieces", [[40], [1] * 40, [7, 1, 1, 12, 19]])
-def test_cache_gives_the_same_logits(pieces) -> None:
-    model = random_model()
-    ids = torch.randint(0, 300, (3, 40))
-    cache = Cache(SMALL, 3, 48, torch.float32)
-    with torch.no_grad():
-        parts = [model.logits(part, cache=cache) for part in ids.split(pieces, dim=1)]
-        assert torch.allclose(torch.cat(parts, 1), model.logits(ids), atol=1e-4)
-        cache.length = 0  # forgetting: old entries must not leak
-        assert torch.allclose(model.logits(ids[:, 5:15], cache=cache), model.logits(ids[:, 5:15]), atol=1e-4)
-
-
-def test_explicit_attention_equals_sdpa() -> None:
-    q, k, v = torch.randn(2, 33, 6, 8), torch.randn(2, 33, 3, 8), torch.randn(2, 33, 3, 8)
-    with torch.no_grad():
-        assert torch.allclose(attend_explicit(q, k, v), attend(q, k, v), atol=1e-5)
+from tests.model.parts import CONFIGS, configured, random_model, tokens
 
 
 def test_rotary_tables_stay_fp32_and_tell_positions_apart() -> None:
-    """bf16 tables collapse positions above 256 (spec 2.5); ours must not, even when the model computes in bf16."""
     cos, sin = rotary_table(RotaryConfig(), 64, 4096)
-    assert cos.dtype == torch.float32
-    assert cos.shape == (4096, 1, 32)
-    assert not torch.allclose(cos[3000], cos[3001])
+    assert cos.dtype == sin.dtype == torch.float32
+    assert cos.shape == sin.shape == (4096, 1, 32)
+    assert len(torch.cat([cos, sin], -1).unique(dim=0)) == 4096
     x = torch.randn(1, 4096, 2, 64)
     assert torch.allclose(rotate(x, cos, sin).norm(dim=-1), x.norm(dim=-1), rtol=1e-4)
-    assert random_model().to(torch.bfloat16).cos.dtype == torch.bfloat16  # .to() would break it …
-    assert random_model().hidden(torch.zeros(1, 2, dtype=torch.long), torch.bfloat16).dtype == torch.bfloat16  # … so we never call it
 
 
-def test_softcap_and_loss_equal_the_plain_spelling() -> None:
-    logits = torch.randn(50, 300) * 40
-    targets = torch.randint(0, 300, (50,))
-    capped = 30 * torch.tanh(logits / 30)
-    assert torch.allclose(cap_logits(logits, 30.0), capped, atol=1e-4)
-    for cap, plain in ((30.0, capped), (None, logits)):
-        assert torch.allclose(cross_entropy(logits, targets, cap), torch.nn.functional.cross_entropy(plain, targets), rtol=1e-5)
-    extreme = torch.tensor([[1e6, -1e6]], requires_grad=True)
-    cross_entropy(extreme, torch.tensor([1]), 30.0).backward()
-    assert extreme.grad is not None
-    assert torch.isfinite(extreme.grad).all()
+def test_bf16_rotary_tables_collapse_positions() -> None:
+    """Above 256 onto multiples of 2, above 512 of 4, above 1024 of 8, above 2048 of 16 (spec 2.5)."""
+    cos, sin = rotary_table(RotaryConfig(table_dtype="bfloat16"), 64, 4096)
+    assert cos.dtype == sin.dtype == torch.float32
+    position = torch.arange(4096)
+    for first, multiple in ((0, 1), (256, 2), (512, 4), (1024, 8), (2048, 16)):
+        here = (first <= position) & (position < max(256, 2 * first))
+        kept = position[here & (position % multiple == 0)]
+        rows = torch.cat([cos, sin], -1)[:, 0]
+        assert len(rows[here].unique(dim=0)) == pytest.approx(len(kept), abs=1)
+        assert len(rows[kept].unique(dim=0)) == len(kept)
 
 
-def test_every_parameter_gets_a_gradient_and_a_role() -> None:
-    model = random_model(dataclasses.replace(SMALL, head=HeadConfig(tied=False)))
-    ids = torch.randint(0, 300, (4, 48))
-    model(ids, ids).backward()
-    infos = list(model.parameter_infos())
-    assert len(infos) == len(list(model.parameters()))
-    assert [info.name for info in infos if info.parameter.grad is None or not info.parameter.grad.any()] == []
-    assert {info.block for info in infos} == {None, 0, 1, 2, 3, 4}
+def test_stretched_base_is_the_eleven_layer_systems() -> None:
+    rotary = find_recipe("pr578", "full").model.attention.rotary
+    assert rotary.stretched_base(64) == pytest.approx(22_082, abs=1)
+    assert RotaryConfig(reference_length=1024, length=4096).stretched_base(64) == pytest.approx(10_000 * 4 ** (64 / 62))
+    assert RotaryConfig(dims=16).stretched_base(64) == 10_000
+    stretched, usual = (rotary_table(config, 64, 2048) for config in (rotary, RotaryConfig(dims=16, base=22_081.7)))
+    assert torch.allclose(stretched[0], usual[0], atol=2e-3)
 
 
-def test_compiled_and_bf16_losses_agree() -> None:
-    model, ids = random_model(), torch.randint(0, 300, (2, 48))
-    plain = model(ids, ids)
-    assert torch.allclose(torch.compile(model, dynamic=False)(ids, ids, torch.float32), plain, rtol=1e-4)
-    assert torch.allclose(model(ids, ids, torch.bfloat16), plain, rtol=3e-2)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_part_computes_in_the_type_asked_for(name) -> None:
+    """No part lifts bf16 back to fp32, and bf16 gives about the fp32 result."""
+    model, ids = random_model(CONFIGS[name]), tokens(2, 16)
+    with torch.no_grad():
+        for dtype in (torch.bfloat16, torch.float32, torch.float64):
+            assert model.hidden(ids, dtype).dtype == dtype
+            assert model.logits(ids, dtype).dtype == torch.float32
+        similar = F.cosine_similarity(model.hidden(ids, torch.bfloat16).float(), model.hidden(ids, torch.float32), dim=-1)
+        assert similar.median() > 0.99
 
 
-def test_unet_plan_is_the_baselines() -> None:
-    plan = unet_plan(9)
-    assert [step.push for step in plan] == [True] * 4 + [False] * 5
-    assert [step.pop for step in plan] == [None] * 4 + [0, 1, 2, 3, None]
+def test_tables_outlive_a_cast_only_where_nobody_casts() -> None:
+    """``.to(bfloat16)`` would take the position tables with it; computing in bf16 leaves them alone."""
+    model, ids = random_model(CONFIGS["base"]), tokens(1, 16)
+    model.hidden(ids, torch.bfloat16)
+    assert model.cos.dtype == torch.float32
+    assert model.to(torch.bfloat16).cos.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"plan": ()}, "plan is empty"),
-        ({"plan": (Step(block=1),)}, "without a gap"),
-        ({"plan": (Step(block=0, pop=0),)}, "empty skip stack"),
-        ({"plan": (Step(block=0, push=True),)}, "unused"),
-        ({"vocab_size": 70_000}, "vocab_size"),
-        ({"context": 1}, "context"),
-    ],
-)
-def test_impossible_configs_say_why(change, message) -> None:
-    with pytest.raises(ValueError, match=message):
-        dataclasses.replace(SMALL, **change)
+@pytest.mark.parametrize(("heads", "pairs"), [(6, 3), (6, 6), (6, 1)])
+def test_explicit_attention_equals_sdpa_and_the_formula(heads, pairs) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 33, heads, 8), torch.randn(2, 33, pairs, 8), torch.randn(2, 33, pairs, 8)
+    k_all, v_all = (x.repeat_interleave(heads // pairs, dim=2) for x in (k, v))
+    scores = torch.einsum("bthk,bshk->bhts", q, k_all) / 8**0.5
+    weights = scores.masked_fill(torch.ones(33, 33).triu(1).bool(), -torch.inf).softmax(-1)
+    expected = torch.einsum("bhts,bshk->bthk", weights, v_all)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(q, k, v), expected)
+        torch.testing.assert_close(attend(q[:, 20:], k, v), expected[:, 20:])  # the last queries of a longer past
+        torch.testing.assert_close(attend(q[:, 32:], k, v), expected[:, 32:])
+    torch.testing.assert_close(attend(q, k, v), expected)
+    torch.testing.assert_close(attend_explicit(q, k, v), expected)
 
 
-def test_heads_must_divide() -> None:
-    with pytest.raises(ValueError, match="num_kv_heads 3 must divide num_heads 4"):
-        AttentionConfig(num_heads=4, num_kv_heads=3)
-    with pytest.raises(ValueError, match="must divide dim 32"):
-        dataclasses.replace(SMALL, attention=AttentionConfig(num_heads=5, num_kv_heads=5))
+def test_long_windows_train_through_sdpa() -> None:
+    torch.manual_seed(0)
+    length = EXPLICIT_MAX_TOKENS + 1
+    q, k, v = torch.randn(1, length, 2, 4), torch.randn(1, length, 1, 4), torch.randn(1, length, 1, 4)
+    torch.testing.assert_close(attend(q, k, v), attend_explicit(q, k, v), rtol=1e-4, atol=1e-5)
+
+
+CAPS = {"fixed": 30.0, "tight": 2.0, "widest": 60.0, "none": None, "learned": LearnedCaps(init=30.0)}
+
+
+@pytest.mark.parametrize("name", CAPS)
+def test_caps_and_loss_equal_the_plain_spelling(name) -> None:
+    torch.manual_seed(0)
+    head = HeadConfig(softcap=CAPS[name]).build(300, 8)
+    logits, targets = (torch.randn(50, 300) * 40).requires_grad_(), torch.randint(0, 300, (50,))
+    if head.caps is not None:
+        with torch.no_grad():
+            head.caps.copy_(torch.tensor([11.0, 23.0]))
+        expected = torch.where(logits > 0, 11 * torch.tanh(logits / 11), 23 * torch.tanh(logits / 23))
+    else:
+        cap = CAPS[name]
+        expected = logits if cap is None else cap * torch.tanh(logits / cap)
+    torch.testing.assert_close(head.cap(logits), expected, rtol=1e-5, atol=1e-4)
+    loss, plain = head.loss(logits, targets), F.cross_entropy(expected, targets)
+    torch.testing.assert_close(loss, plain, rtol=1e-5, atol=1e-5)
+    actual, wanted = (torch.autograd.grad(x, logits)[0] for x in (loss, plain))
+    torch.testing.assert_close(actual, wanted, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", CAPS)
+def test_extreme_logits_keep_loss_and_gradient_finite(name) -> None:
+    head = HeadConfig(softcap=CAPS[name]).build(3, 8)
+    for row in ([1e6, -1e6, 0.0], [-1e6, -1e6, -1e6], [1e6, 1e6, 1e6], [0.0, 0.0, 0.0]):
+        logits = torch.tensor([row], requires_grad=True)
+        loss = head.loss(logits, torch.tensor([1]))
+        loss.backward()
+        assert logits.grad is not None
+        assert loss.isfinite()
+        assert logits.grad.isfinite().all()
+
+
+def test_loss_is_the_mean_over_all_positions() -> None:
+    model, ids, targets = random_model(CONFIGS["all together"]), tokens(3, 16), tokens(3, 16, seed=1)
+    expected = F.cross_entropy(model.logits(ids).flatten(0, 1), targets.flatten())
+    torch.testing.assert_close(model(ids, targets), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_rows_of_a_batch_do_not_see_each_other(rows) -> None:
+    model, ids = random_model(CONFIGS["all together"]), tokens(3, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(ids[:rows]), model.logits(ids)[:rows], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("blocks", "pushes"), [(9, 4), (11, 5), (2, 1), (1, 0)])
+def test_unet_plans_are_the_contests(blocks, pushes) -> None:
+    """The first half pushes; each later step pops, last in first out; with an odd number the last step pops nothing."""
+    plan = unet_plan(blocks)
+    assert [step.block for step in plan] == list(range(blocks))
+    assert [step.push for step in plan] == [True] * pushes + [False] * (blocks - pushes)
+    assert [step.pop for step in plan] == [None] * pushes + list(range(pushes)) + [None] * (blocks - 2 * pushes)
+
+
+def test_looped_plan_of_the_late_leaderboard() -> None:
+    """17 applications of 11 blocks (field B.2), as a U-Net."""
+    order = [0, 1, 2, 3, 4, 5, 3, 4, 5, 3, 4, 5, 6, 7, 8, 9, 10]
+    plan = unet_plan(order)
+    assert [step.block for step in plan] == order
+    assert plan[7] == Step(block=4, push=True)
+    assert plan[8] == Step(block=5, pop=0)
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(2.0, 48), (3.55, 85), (1.7, 40), (0.01, 1)])
+def test_hidden_width_is_any_multiple(width, hidden) -> None:
+    for name in ("base", "swiglu"):
+        model = random_model(configured({"mlp": type(CONFIGS[name].mlp)(width=width)}))
+        assert model.blocks[0].mlp.up.weight.shape == (hidden, 24)
+        assert model.blocks[0].mlp.down.weight.shape == (24, hidden)
+
+
+def test_value_residual_and_gates_sit_where_they_should() -> None:
+    """Parameters exist in the blocks that a part names, and nowhere else."""
+    names = [name for name, _ in random_model(CONFIGS["all together"]).named_parameters()]
+
+    def blocks_with(end: str) -> list[int]:
+        return [int(name.split(".")[1]) for name in names if name.endswith(end)]
+
+    assert blocks_with("value_residual.mix") == [1, 2]
+    assert blocks_with("output_gate.weight") == [1, 2]
+    assert blocks_with("extra_value_scale") == [0, 2]
+    assert blocks_with("lanes.weight") == [2]

@@ -1,0 +1,79 @@
+"""Contest-size recipes on a CPU: a few real optimizer steps with a small batch, and how much memory they take.
+
+Each recipe trains in a process of its own (``bytefit train RECIPE --size full``) on the embedded corpus, with the batch made small and
+compilation left out; everything else is the recipe's. The checkpoint is read back: every parameter must have moved.
+
+    python benchmarks/full_size.py --out benchmarks/results/full_size.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import provenance, write
+
+from bytefit.data.embedded import embedded_dataset
+from bytefit.model.inspect import num_parameters
+from bytefit.recipes import find_recipe
+from bytefit.run.steps import new_model
+from bytefit.train.checkpoint import load_checkpoint
+from bytefit.train.metrics import read_metrics
+
+STEPS = 3
+SETTINGS = ["train.batch_tokens=4096", "train.micro_batch_tokens=2048", "train.warmup_steps=0", "train.compile=false"]
+
+
+def three_steps(name: str, runs: Path) -> dict[str, Any]:
+    folder = runs / f"full_size-{name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    recipe = find_recipe(name, "full")
+    settings = list(SETTINGS)
+    if recipe.train.replay is not None:
+        settings.append("train.replay=null")  # its 200 steps do not fit into three
+    if getattr(recipe.train.loader, "num_spans", 0) > 4096 // recipe.train.seq_len:
+        settings.append("train.loader.num_spans=1")
+    command = ["bytefit", "train", name, "--size", "full", "--steps", str(STEPS), "--out", str(folder)]
+    command += [word for setting in settings for word in ("--set", setting)]
+    process = os.spawnv(os.P_NOWAIT, str(Path(sys.executable).with_name("bytefit")), command)
+    _, status, usage = os.wait4(process, 0)
+    if status:
+        sys.exit(f"{name} failed")
+    held = load_checkpoint(folder / "checkpoint")
+    torch.manual_seed(recipe.seed)
+    start = dict(new_model(recipe).named_parameters())
+    still = [n for n, w in held.weights.items() if torch.equal(w, start[n].detach())]
+    losses = [record["loss"] for record in read_metrics(folder / "metrics.jsonl")]
+    shutil.rmtree(folder)
+    return {
+        "recipe": name,
+        "command": shlex.join(command),
+        "num_parameters": num_parameters(recipe.model),
+        "losses": losses,
+        "train_seconds": round(held.progress["seconds"]["train"], 2),
+        "peak_memory_gb": round(usage.ru_maxrss / 1024**2, 2),
+        "parameters_that_did_not_move": still,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipes", nargs="+", default=["baseline", "pr128", "pr578", "pr606", "pr693", "pr1171"])
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    embedded_dataset(find_recipe("baseline", "full").tokenizer)  # built here, so that its memory is not counted below
+    rows = [three_steps(name, options.runs) for name in options.recipes]
+    for row in rows:
+        print(row, file=sys.stderr)
+    write(options.out, provenance() | {"benchmark": "full_size", "steps": STEPS, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

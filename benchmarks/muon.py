@@ -1,0 +1,112 @@
+"""Muon's step against ``torch.optim.Muon`` on the matrices of a recipe, in one run.
+
+Both take the same weights and gradients. Three forms are timed in turns (A B C A B C …): torch's; ours in bf16, as torch computes; ours
+in the dtype that ``auto`` picks here. Medians are quoted, with the largest difference between the two updates after a step, relative
+to the update.
+
+    python benchmarks/muon.py --out benchmarks/results/muon.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import provenance, write
+from torch import Tensor, nn
+
+from bytefit.dtypes import dtype_name, faster_dtype
+from bytefit.model.inspect import cost_by_part
+from bytefit.model.roles import MATRIX_ROLES
+from bytefit.optim.muon import Muon
+from bytefit.recipes import find_recipe
+from bytefit.train.machine import keep_freed_memory
+
+SEED = 0
+CASES = [("pocket", "lab"), ("pr578", "lab"), ("pr1171", "lab"), ("pr578", "full"), ("pr1171", "full")]
+SETTINGS = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.04}
+
+
+def shapes_of(recipe: str, size: str) -> list[tuple[int, ...]]:
+    """The shapes of a recipe's hidden matrices."""
+    return [row.shape for row in cost_by_part(find_recipe(recipe, size).model) if row.role in MATRIX_ROLES]
+
+
+def fresh(shapes: list[tuple[int, ...]]) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(SEED)
+    return [nn.Parameter(torch.randn(shape, generator=generator) * shape[1] ** -0.5) for shape in shapes]
+
+
+def gradients_of(shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(SEED + 1)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def ours(parameters: list[nn.Parameter], dtype: torch.dtype) -> torch.optim.Optimizer:
+    return Muon(parameters, dtype=dtype, **SETTINGS)
+
+
+def torchs(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Muon(parameters, nesterov=True, adjust_lr_fn="original", **SETTINGS)
+
+
+def compare(shapes: list[tuple[int, ...]], repeats: int) -> dict[str, Any]:
+    makers: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
+        "torch.optim.Muon": torchs,
+        "bytefit, bfloat16": lambda parameters: ours(parameters, torch.bfloat16),
+        f"bytefit, auto ({dtype_name(faster_dtype('cpu'))})": lambda parameters: ours(parameters, faster_dtype("cpu")),
+    }
+    gradients = gradients_of(shapes)
+    steppers: dict[str, Callable[[], None]] = {}
+    first_updates: dict[str, list[Tensor]] = {}
+    for name, make in makers.items():
+        parameters = fresh(shapes)
+        before = [p.detach().clone() for p in parameters]
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = g.clone()
+        optimizer = make(parameters)
+        optimizer.step()
+        first_updates[name] = [p.detach() - b for p, b in zip(parameters, before, strict=True)]
+        steppers[name] = optimizer.step
+    seconds: dict[str, list[float]] = {name: [] for name in steppers}
+    for _ in range(repeats):
+        for name, step in steppers.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    reference = first_updates["torch.optim.Muon"]
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        name: {
+            "median_ms": round(1000 * medians[name], 3),
+            "times_torchs_speed": round(medians["torch.optim.Muon"] / medians[name], 3),
+            "largest_relative_difference": round(max(float((a - b).norm() / b.norm()) for a, b in zip(updates, reference, strict=True)), 5),
+        }
+        for name, updates in first_updates.items()
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=15)
+    options = parser.parse_args()
+    keep_freed_memory()
+    rows = []
+    for recipe, size in CASES:
+        shapes = shapes_of(recipe, size)
+        found = compare(shapes, options.repeats if size == "full" else 10 * options.repeats)
+        rows.append({"recipe": recipe, "size": size, "matrices": len(shapes), "forms": found})
+        print(recipe, size, {name: (form["median_ms"], form["times_torchs_speed"]) for name, form in found.items()}, file=sys.stderr)
+    repeats = {"full": options.repeats, "lab": 10 * options.repeats}
+    write(options.out, provenance() | {"benchmark": "muon", "seed": SEED, "repeats": repeats, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""What every result says about where it came from."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from bytefit.train.machine import describe_machine
+
+
+def provenance() -> dict[str, Any]:
+    """Command, commit and machine. Folders of the command's arguments are left out: they are this machine's own."""
+    words = [Path(word).name if Path(word).is_absolute() or word.startswith("..") else word for word in sys.argv[1:]]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    return {"command": shlex.join(["python", sys.argv[0], *words]), "commit": commit, "machine": describe_machine()}
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
