@@ -11,10 +11,10 @@ import torch
 from bytefit.data.build import build_dataset, split_documents
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.data.tokenizer import TokenizerConfig
+from bytefit.ranks import Ranks
 from bytefit.recipes import find_recipe
 from bytefit.run.folder import RunFolder
 from bytefit.run.pipeline import run
-from bytefit.ranks import Ranks
 
 ONE_RANK = Ranks(0, 1, "cpu")
 _WORDS = """

@@ -110,7 +110,7 @@ def test_compiled_curriculum_follows_eager(dataset, tmp_path) -> None:
 
 
 def test_impossible_curriculum(dataset, tmp_path) -> None:
-    with pytest.raises(UserError, match="more than model.plan|same blocks"):
+    with pytest.raises(UserError, match=r"more than model\.plan|same blocks"):
         train_tiny(dataset, tmp_path / "a", config(curriculum=CurriculumConfig(plan=unet_plan(3), until=0.5)))
     with pytest.raises(ValueError, match=r"until 1\.0"):
         CurriculumConfig(plan=unet_plan(2), until=1.0)
