@@ -54,6 +54,9 @@ class Muon(torch.optim.Optimizer):
         defaults: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         super().__init__([{"params": group} for group in members], defaults)
         self.banks = [Bank(group, ranks, state_dtype) for group in members]
+        # Banks whose matrices are each other's transposes go through one iteration together: more matrices keep more cores busy.
+        shapes = [tuple(sorted(bank.weights.shape[1:])) for bank in self.banks]
+        self._families = [[i for i, shape in enumerate(shapes) if shape == family] for family in dict.fromkeys(shapes)]
         self._momenta = [bank.weights.new_zeros(bank.share_size, *bank.weights.shape[1:], dtype=state_dtype) for bank in self.banks]
         self._coefficients, self._row_normalise, self._dtype = coefficients_of(coefficients, iterations), row_normalise, dtype
 
@@ -70,18 +73,23 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update; every parameter must have a gradient."""
         assert closure is None
-        for i, (group, bank) in enumerate(zip(self.param_groups, self.banks, strict=True)):
-            bank.start_gather(self._update(bank.gradient_share(), self._momenta[i], group["momentum"]))
-            if i:  # the bank before this one has been travelling meanwhile
-                self._apply(i - 1)
-        self._apply(len(self.banks) - 1)
+        travelling: list[int] = []
+        for family in self._families:
+            directions = orthogonalise([self._momentum_step(i) for i in family], self._coefficients, self._dtype)
+            for i, direction in zip(family, directions, strict=True):
+                self.banks[i].start_gather(direction)
+            for i in travelling:  # the family before this one has been travelling meanwhile
+                self._apply(i)
+            travelling = family
+        for i in travelling:
+            self._apply(i)
 
-    def _update(self, gradient: Tensor, momentum_share: Tensor, momentum: float) -> Tensor:
-        momentum_share.mul_(momentum).add_(gradient)
-        update = gradient.add_(momentum_share, alpha=momentum)
-        if self._row_normalise:
-            update = normalise_rows(update)
-        return orthogonalise(update, self._coefficients, self._dtype)
+    def _momentum_step(self, index: int) -> Tensor:
+        """Nesterov's update of this rank's share of a bank."""
+        gradient, share, momentum = self.banks[index].gradient_share(), self._momenta[index], self.param_groups[index]["momentum"]
+        share.mul_(momentum).add_(gradient)
+        update = gradient.add_(share, alpha=momentum)
+        return normalise_rows(update) if self._row_normalise else update
 
     def _apply(self, index: int) -> None:
         group, bank = self.param_groups[index], self.banks[index]

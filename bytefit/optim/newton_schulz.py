@@ -31,23 +31,22 @@ def coefficients_of(name: CoefficientsName, iterations: int) -> list[tuple[float
     return [safe[min(i, len(safe) - 1)] for i in range(iterations)]
 
 
-def orthogonalise(updates: Tensor, coefficients: list[tuple[float, float, float]], dtype: torch.dtype) -> Tensor:
+def orthogonalise(stacks: list[Tensor], coefficients: list[tuple[float, float, float]], dtype: torch.dtype) -> list[Tensor]:
     """Push the singular values of every matrix towards 1.
 
     Args:
-        updates: (count, rows, cols); equal shapes go through one batched matmul together.
-        dtype: of the arithmetic; the result has it too.
+        stacks: each (count, rows, cols), all of one shape or its transpose: they go through the same batched matmuls.
+        dtype: of the arithmetic; the results have it too.
     """
-    x = updates.to(dtype)
-    tall = x.size(1) > x.size(2)
-    if tall:
-        x = x.mT.contiguous()
+    wide = [stack.mT if stack.size(1) > stack.size(2) else stack for stack in stacks]
+    x = torch.cat([stack.to(dtype) for stack in wide])
     x = x / (x.norm(dim=(1, 2), keepdim=True) + EPSILON)
     for a, b, c in coefficients:
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a)
-    return x.mT if tall else x
+    parts = torch.split(x, [stack.size(0) for stack in stacks])
+    return [part if part.shape == stack.shape else part.mT for part, stack in zip(parts, stacks, strict=True)]
 
 
 def normalise_rows(updates: Tensor) -> Tensor:

@@ -72,11 +72,20 @@ def test_iteration_flattens_singular_values(shape, name) -> None:
     torch.manual_seed(0)
     stack = torch.randn(3, *shape)
     coefficients = coefficients_of(name, 5)
-    out = orthogonalise(stack, coefficients, torch.float32)
+    (out,) = orthogonalise([stack], coefficients, torch.float32)
     values = torch.linalg.svdvals(out)
     assert values.min() > 0.3
     assert values.max() < 1.3
-    assert torch.allclose(out[1], orthogonalise(stack[1:2], coefficients, torch.float32)[0], atol=1e-5)  # batched equals alone
+    assert torch.allclose(out[1], orthogonalise([stack[1:2]], coefficients, torch.float32)[0][0], atol=1e-5)  # batched equals alone
+
+
+def test_a_stack_and_its_transpose_go_together() -> None:
+    """Results come back in the shape of their stacks, and are those of each alone."""
+    torch.manual_seed(0)
+    stacks = [torch.randn(2, 8, 24), torch.randn(3, 24, 8), torch.randn(1, 8, 24)]
+    for stack, together in zip(stacks, orthogonalise(stacks, QUINTIC, torch.float32), strict=True):
+        assert together.shape == stack.shape
+        assert torch.allclose(together, orthogonalise([stack], QUINTIC, torch.float32)[0], atol=1e-5)
 
 
 def composed(coefficients, x: np.ndarray) -> np.ndarray:
@@ -112,7 +121,7 @@ def test_row_normalising_gives_every_row_the_same_say() -> None:
     p.grad, q.grad = stack[0].clone(), stack[0].clone()
     plain.step()
     equal.step()
-    assert torch.allclose(q, -orthogonalise(normalise_rows(stack[:1]), QUINTIC, torch.float32)[0], atol=1e-6)
+    assert torch.allclose(q, -orthogonalise([normalise_rows(stack[:1])], QUINTIC, torch.float32)[0][0], atol=1e-6)
     assert p.norm(dim=1)[0] < 0.1 < q.norm(dim=1)[0]  # the faint row takes part only after normalising
 
 
