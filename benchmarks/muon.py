@@ -1,8 +1,8 @@
 """Muon's step against ``torch.optim.Muon`` on the matrices of a recipe, in one run.
 
-Both take the same weights and gradients. Three forms are timed in turns (A B C A B C …): torch's; ours in bf16, as torch computes, and
-what ``auto`` picks where it is faster; ours in fp32. Medians are quoted. How near the first update of each is to one computed in float64 says whether
-they are the same up to rounding: the largest distance over all matrices, relative to the update.
+Both take the same weights and gradients. Three forms are timed in turns (A B C A B C …): torch's; ours in bf16, as torch computes and
+as ``auto`` picks where that is faster; ours in fp32. Medians are quoted. How near the first update of each is to one computed in
+float64 says whether they are the same up to rounding: the largest distance over all matrices, relative to the update.
 
     python benchmarks/muon.py --out benchmarks/results/muon.json
 """

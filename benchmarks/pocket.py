@@ -1,11 +1,13 @@
-"""Run the pocket recipe with several seeds and keep every summary.
+"""Run recipes with several seeds and keep every summary.
 
 python benchmarks/pocket.py --data web --seeds 1 2 3 --out benchmarks/results/pocket_web.json
+python benchmarks/pocket.py --data web --recipes baseline pr1171 --steps 400 --out benchmarks/results/systems_400_steps.json
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
@@ -18,7 +20,9 @@ from record import provenance, write
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="dataset folder (default: the embedded corpus)")
-    parser.add_argument("--recipe", default="pocket")
+    parser.add_argument("--recipes", nargs="+", default=["pocket"], help="at their lab size")
+    parser.add_argument("--steps", type=int, help="training steps instead of the recipe's seconds")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1337])
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--resume", action="store_true", help="keep finished training; pack, score and prove again where needed")
@@ -26,16 +30,18 @@ def main() -> None:
     options = parser.parse_args()
     made_by = provenance()  # before the runs: the commit that they start from
     summaries = []
-    for seed in options.seeds:
-        folder = options.runs / f"{options.out.stem}-{options.recipe}-s{seed}"
+    more = ["--steps", str(options.steps)] if options.steps else []
+    more += [word for setting in options.set for word in ("--set", setting)]
+    more += ["--data", str(options.data)] if options.data else []
+    for recipe, seed in itertools.product(options.recipes, options.seeds):
+        folder = options.runs / f"{options.out.stem}-{recipe}-s{seed}"
         if not options.resume:
             shutil.rmtree(folder, ignore_errors=True)
-        command = ["bytefit", "run", options.recipe, "--seed", str(seed), "--out", str(folder), "--json", "--resume"]
-        command += ["--data", str(options.data)] if options.data else []
+        command = ["bytefit", "run", recipe, "--seed", str(seed), "--out", str(folder), "--json", "--resume", *more]
         done = subprocess.run([str(Path(sys.executable).with_name("bytefit")), *command[1:]], stdout=subprocess.PIPE, text=True, check=True)
         summary = json.loads(done.stdout)
         summaries.append(summary)
-        print(f"seed {seed}: {summary['val_bpb']:.4f} bits per byte, {summary['artifact_bytes']:,} bytes", file=sys.stderr)
+        print(f"{recipe}, seed {seed}: {summary['val_bpb']:.4f} bits per byte, {summary['artifact_bytes']:,} bytes", file=sys.stderr)
         name = options.data.name if options.data else None
         write(options.out, made_by | {"benchmark": "pocket", "dataset": name or "embedded corpus", "summaries": summaries})
 
