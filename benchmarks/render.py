@@ -56,10 +56,11 @@ def pocket_section(title: str, record: dict[str, Any]) -> list[str]:
 
 def throughput_section(record: dict[str, Any]) -> list[str]:
     lines = [
-        "## Training throughput",
+        f"## Training throughput: `{record['recipe']}`, lab size",
         "",
         provenance(record),
-        f"One step of the pocket model: {record['batch_tokens']:,} tokens in windows of {record['seq_len']}; interleaved, medians.",
+        f"One step of {record['num_parameters']:,} parameters on {record['batch_tokens']:,} tokens in windows of "
+        f"{record['seq_len']}, against the plain spelling of the same network (`benchmarks/plain.py`); interleaved, medians.",
         "",
         "| variant | ms a step | tokens/s | against plain | first step, s (compiled graphs may come from the cache) |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -68,6 +69,74 @@ def throughput_section(record: dict[str, Any]) -> list[str]:
         lines.append(
             f"| {row['variant']} | {row['milliseconds']:.1f} | {row['tokens_per_second']:,} | {row['speedup']:.2f}× "
             f"| {row['first_step_seconds']:.1f} |"
+        )
+    return [*lines, ""]
+
+
+def muon_section(record: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Muon's step",
+        "",
+        provenance(record),
+        "All hidden matrices of a recipe; interleaved, medians. The last column is the largest distance of a matrix's first update from "
+        "the formula in float64, relative to the update: what is bf16 rounding in torch's is of the same size in ours.",
+        "",
+        "| matrices of | form | ms a step | against torch's | distance from float64 |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in record["rows"]:
+        for name, form in row["forms"].items():
+            lines.append(
+                f"| {row['recipe']}, {row['size']} ({row['matrices']}) | {name} | {form['median_ms']:.1f} "
+                f"| {form['times_torchs_speed']:.2f}× | {form['distance_from_float64']:.4f} |"
+            )
+    return [*lines, ""]
+
+
+def full_size_section(record: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Contest sizes on a CPU",
+        "",
+        provenance(record),
+        f"{record['steps']} real optimizer steps on 4,096 tokens each, eager: that the recipes run, not how fast. "
+        "Every parameter moved, but for those named.",
+        "",
+        "| recipe | parameters | losses | peak memory, GB | did not move |",
+        "| --- | ---: | --- | ---: | --- |",
+    ]
+    for row in record["rows"]:
+        losses = ", ".join(f"{loss:.4f}" for loss in row["losses"])
+        still = ", ".join(f"`{name}`" for name in row["parameters_that_did_not_move"]) or "–"
+        lines.append(f"| {row['recipe']} | {row['num_parameters']:,} | {losses} | {row['peak_memory_gb']:.2f} | {still} |")
+    return [*lines, ""]
+
+
+def systems_section(record: dict[str, Any] | None) -> list[str]:
+    """Every system keeps its row until it is measured at the size and under the conditions that the row names."""
+    lines = ["## Systems", "", "| system | size | bits per byte |", "| --- | --- | --- |"]
+    for name in ("baseline", "pr128", "pr578", "pr606", "pr693", "pr1171"):
+        lines.append(f"| {name} | full, 8 GPUs | not measured |")
+    lines.append("")
+    if record is None:
+        return lines
+    first = record["summaries"][0]
+    lines += [
+        "### A first look at equal steps",
+        "",
+        provenance(record),
+        f"Lab size, {first['steps']} steps of {first['tokens_seen'] // first['steps']:,} tokens, seed {first['seed']}, the first "
+        f"{first['val_bytes']:,} bytes of validation text: that the systems train and pack, not which is better. One seed, far fewer steps "
+        "than their schedules were made for, and the techniques in the last column do not run yet. Seconds were taken beside other work.",
+        "",
+        "| system | parameters | float | packed | packed, sliding | artifact bytes | packed weights | proof | stated, not active |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- |",
+    ]
+    for run in record["summaries"]:
+        proof = f"{run['proof_bytes_in']:,} → {run['proof_bytes_out']:,}, {'restored' if run['proof_restored'] else 'NOT restored'}"
+        missing = "; ".join(title.split(" (")[0] for title in run["inactive"]) or "–"
+        lines.append(
+            f"| {run['recipe']} | {run['num_parameters']:,} | {run['val_bpb_float']:.4f} | {run['val_bpb_full']:.4f} "
+            f"| {run['val_bpb_sliding']:.4f} | {run['artifact_bytes']:,} | {run['average']['used']} | {proof} | {missing} |"
         )
     return [*lines, ""]
 
@@ -165,17 +234,21 @@ def main() -> None:
         write_headline(headline(web))
     if embedded:
         lines += pocket_section("`pocket` on the embedded corpus (`make demo`)", embedded)
-    if throughput:
-        lines += throughput_section(throughput)
+    for measured in (throughput, read("throughput_pr1171")):
+        if measured:
+            lines += throughput_section(measured)
+    muon, full_size = read("muon"), read("full_size")
+    if muon:
+        lines += muon_section(muon)
+    if full_size:
+        lines += full_size_section(full_size)
     contest = read("contest_bytes")
     if contest:
         lines += contest_section(contest)
     search = RESULTS / "pocket_search.jsonl"
     if search.exists():
         lines += search_section([json.loads(line) for line in search.read_text().splitlines()])
-    lines += ["## Systems", "", "| system | size | bits per byte |", "| --- | --- | --- |"]
-    for name in ("baseline", "pr128", "pr578", "pr606", "pr693", "pr1171"):
-        lines.append(f"| {name} | full, 8 GPUs | not measured |")
+    lines += systems_section(read("systems_400_steps"))
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
 
 

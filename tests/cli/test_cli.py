@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import html
 import json
 import subprocess
 import sys
@@ -7,6 +9,7 @@ import sys
 import pytest
 
 from bytefit.cli import main
+from bytefit.recipes import find_recipe
 
 SUMMARY_KEYS = """
     recipe size seed val_bpb val_bpb_float val_bpb_full val_bpb_sliding val_bpb_adapted artifact_bytes budget_bytes bytes_by_part
@@ -97,14 +100,42 @@ def test_pack_again_into_fewer_bytes(dataset, tmp_path, capsys) -> None:
     assert "no summary.json yet" in err
 
 
-def test_show_counts_without_training(capsys) -> None:
-    code, out, _ = run(capsys, "show", "baseline", "--size", "full", "--json")
+@pytest.mark.parametrize(
+    ("recipe", "count"),
+    [
+        ("baseline", 17_059_912), ("pr128", 21_778_504), ("pr578", 26_993_756), ("pr693", 27_124_848), ("pr606", 33_580_124),
+        ("pr1171", 33_317_980),
+    ],
+)  # fmt: skip
+def test_show_counts_without_training(capsys, recipe, count) -> None:
+    code, out, _ = run(capsys, "show", recipe, "--size", "full", "--json")
     assert code == 0
     record = json.loads(out)
-    assert record["num_parameters"] == 17_059_912
-    assert sum(part["parameters"] for part in record["parts"]) == 17_059_912
-    code, out, _ = run(capsys, "show", "baseline", "--size", "full")
-    assert "num_parameters: 17059912" in out
+    assert record["num_parameters"] == count
+    assert sum(part["parameters"] for part in record["parts"]) == count
+    code, out, _ = run(capsys, "show", recipe, "--size", "full")
+    assert f"num_parameters: {count}" in out
+
+
+@pytest.mark.parametrize("recipe", ["pr693", "pr1171_as_submitted"])
+def test_a_system_runs_to_its_proof_and_says_what_is_not_active(recipe, dataset, tmp_path, capsys) -> None:
+    settings = ["score.max_bytes=3000", "score.proof_bytes=400", "train.average.held_out_tokens=1000"]
+    sets = [word for setting in settings for word in ("--set", setting)]
+    out = tmp_path / "run"
+    code, _, err = run(capsys, "run", recipe, "--size", "tiny", "--steps", "12", "--data", dataset.folder, "--out", out, *sets)
+    assert code == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["proof_restored"] is True
+    assert summary["artifact_bytes"] <= summary["budget_bytes"]
+    stated = find_recipe(recipe, "tiny").pending
+    assert len(summary["inactive"]) == sum(getattr(stated, field.name) is not None for field in dataclasses.fields(stated)) > 0
+    for title in summary["inactive"]:
+        assert f"states {title}" in err
+        assert html.escape(title) in (out / "report.html").read_text()
+    shown = run(capsys, "show", recipe, "--size", "tiny")[1]
+    assert all(f"NOT ACTIVE in this version: {title}" in shown for title in summary["inactive"])
+    _, _, err = run(capsys, "pack", out)
+    assert all(f"states {title}" in err for title in summary["inactive"])
 
 
 def test_data_build_and_its_record(write, tmp_path, capsys, documents) -> None:
