@@ -21,7 +21,7 @@ from bytefit.data.tokenizer import BOS_ID, SentencePieceTokenizer
 
 
 def by_the_rule(processor: sentencepiece.SentencePieceProcessor, target: int, previous: int) -> int:
-    """Bytes of one target, as the contest's rule says it in words (spec 1.4)."""
+    """Bytes of one target, as the contest's rule says it in words (Parameter Golf baseline)."""
 
     def is_boundary(i: int) -> bool:
         return bool(processor.is_control(i) or processor.is_unknown(i) or processor.is_unused(i))

@@ -75,7 +75,9 @@ def from_json(kind: Any, data: Any, path: str = "") -> Any:
         if not isinstance(data, dict):
             raise UserError(f"{here}: expected an object, got {_short(data)}")
         return {key: from_json(args[1], item, f"{path}.{key}") for key, item in data.items()}
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+    if kind is float and isinstance(data, int | float) and not isinstance(data, bool):
+        if not abs(data) < 1e300:  # neither infinite nor NaN, which JSON does not know and no setting means
+            raise UserError(f"{here}: {_short(data)} is not a finite number")
         return float(data)
     if kind in (bool, int, float, str) and type(data) is kind:
         return data
@@ -125,7 +127,7 @@ def _union_from_json(args: tuple[Any, ...], data: Any, path: str) -> Any:
             return from_json(option, data, path)
         except UserError:
             continue
-    raise UserError(f"{path}: {_short(data)} fits none of {', '.join(str(option) for option in options)}")
+    raise UserError(f"{path}: {_short(data)} fits none of {', '.join(getattr(option, '__name__', str(option)) for option in options)}")
 
 
 def apply_settings(config: T, settings: list[tuple[str, str]]) -> T:

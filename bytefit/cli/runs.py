@@ -20,7 +20,7 @@ from bytefit.report.page import write_report
 from bytefit.report.scoreboard import scoreboard
 from bytefit.run.folder import RunFolder, data_of
 from bytefit.run.pipeline import prepare, run
-from bytefit.run.steps import check_fits, dataset_for, pack_step, prove_step, score_step, train_step, val_tokens
+from bytefit.run.steps import check_fits, dataset_for, pack_step, prove_step, score_step, tell_inactive, train_step, val_tokens
 from bytefit.score.compressed import default_protocol
 from bytefit.score.prove import Proof, cut_documents, prove
 from bytefit.score.scorer import score
@@ -107,6 +107,7 @@ def do_pack(options: argparse.Namespace) -> None:
         raise UserError(f"the training in {options.run} is not finished; go on with the command that started it, and --resume")
     if options.bytes is not None:
         recipe = apply_settings(recipe, [("pack.budget_bytes", str(options.bytes))])
+    tell_inactive(recipe)
     packed = pack_step(folder, recipe, dataset, Ledger())
     write_json(folder.recipe, to_json(recipe))
     size, budget = len(packed.data), recipe.pack.budget_bytes

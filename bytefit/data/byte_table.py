@@ -44,7 +44,7 @@ def exact_table(tokenizer: Tokenizer) -> ByteTable:
 
 
 def contest_table(tokenizer: SentencePieceTokenizer) -> ByteTable:
-    """The contest's rule (Parameter Golf baseline, spec 1.4)."""
+    """The contest's rule (Parameter Golf baseline)."""
     plain = ~tokenizer.is_control & ~tokenizer.is_byte
     leading_space = np.array([piece.startswith(SPACE_MARK) for piece in tokenizer.pieces]) & plain
     base_bytes = np.where(tokenizer.is_byte, 1, 0).astype(np.int64)

@@ -1,7 +1,7 @@
 """Windows from many shards at once: strides coprime to a shard's number of blocks visit each of them once, and ever more shards mix.
 
-Source: spec 2.17; PR #1171. There every call of a rank drew its own small batch; here a step draws one global batch, however many
-ranks and micro batches share it (spec 1.12).
+Source: PR #1171. There every call of a rank drew its own small batch; here a step draws one global batch, however many
+ranks and micro batches share it (Parameter Golf baseline).
 
 Shapes: S shards, N rows of a global batch, T tokens a row plus the one that follows.
 """
@@ -147,7 +147,7 @@ class Planner:
 
 
 class CoprimeLoader:
-    """Rows as a :class:`Planner` places them. An earlier step than the last few is planned again from step 0 on.
+    """Rows as a :class:`Planner` places them. An earlier step than the last thousand is planned again from step 0 on.
 
     Everything random comes from the seed and what the shards hold, not from how or where their files are named.
 
@@ -165,7 +165,8 @@ class CoprimeLoader:
         pieces = cut_shards(sizes, seq_len, config.shard_tokens)
         self._new_planner = functools.partial(Planner, config, *pieces, seq_len, num_rows, [seed, stream.fingerprint()])
         self._planner = self._new_planner()
-        self._plan = functools.lru_cache(maxsize=4)(self._make_plan)  # micro batches ask for the same step again and again
+        # Micro batches ask for a step several times, a replay for the last ones.
+        self._plan = functools.lru_cache(maxsize=1024)(self._make_plan)
 
     def _make_plan(self, step: int) -> np.ndarray:
         if step < self._planner.step:

@@ -56,7 +56,7 @@ LoaderConfig = SequentialConfig | ShuffledConfig | CoprimeConfig
 
 
 class SequentialLoader:
-    """Reading in order, wrapping at the end (spec 1.12).
+    """Reading in order, wrapping at the end (Parameter Golf baseline).
 
     Each span takes ``rows_per_span * seq_len + 1`` tokens; the last token of a row is the first target's context of the next.
     """

@@ -135,7 +135,8 @@ def takes(blocks: tuple[int, ...] | None, block: int) -> bool:
 
 
 class Attention(nn.Module):
-    """Projections without bias, RMS-normalised q and k, rotary positions, a learned gain on q (spec 1.7), and the optional parts.
+    """Projections without bias, RMS-normalised q and k, rotary positions, a learned gain on q (Parameter Golf baseline), and the
+    optional parts.
 
     Args:
         block: index of the block that it belongs to.

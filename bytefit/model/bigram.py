@@ -1,4 +1,4 @@
-"""Bigram hash embedding: a second table, looked up by a hash of the last two tokens (spec 2.1; PR #578, #693, #1171)."""
+"""Bigram hash embedding: a second table, looked up by a hash of the last two tokens (PR #162, #578, #693, #1171)."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class BigramHashConfig:
     def __post_init__(self) -> None:
         if not 2 <= self.buckets <= 1 << 24:
             raise ValueError(f"bigram buckets {self.buckets} must lie in 2..{1 << 24}")
-        if self.dim < 1:
-            raise ValueError(f"bigram dim {self.dim} must be at least 1")
+        if not 1 <= self.dim <= 65_536:
+            raise ValueError(f"bigram dim {self.dim} must lie in 1..65536")
 
     def build(self, dim: int) -> BigramHash:
         return BigramHash(self, dim)

@@ -13,13 +13,13 @@ from bytefit.model.roles import Role, parameter
 
 
 class Block(nn.Module):
-    """``x ← a·x + b·x0``, then ``x ← x + s·Attention(norm(x))``, then ``x ← x + t·MLP(norm(x))`` (spec 1.7).
+    """``x ← a·x + b·x0``, then ``x ← x + s·Attention(norm(x))``, then ``x ← x + t·MLP(norm(x))`` (Parameter Golf baseline).
 
     a, b, s, t are learned per channel; x0 is the normed embedding. Seam "residual": how a branch comes back to the stream, or with
     ``lanes`` to two of them.
 
     Args:
-        norm_scale: factor on the output of both norms (layer-norm scale, spec 2.4).
+        norm_scale: factor on the output of both norms (layer-norm scale, PR #315).
     """
 
     def __init__(self, dim: int, attention: Attention, mlp: MlpConfig, *, norm_scale: float = 1.0, lanes: LaneWeights | None = None):

@@ -1,4 +1,4 @@
-"""Exclusive self-attention (XSA): a head's output loses its component along the position's own value (spec 2.6; PR #578 and later)."""
+"""Exclusive self-attention (XSA): a head's output loses its component along the position's own value (PR #287, #578 and later)."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from bytefit.model.roles import Role, parameter
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedCaps:
-    """Separate learned bounds for positive and negative logits, ``c± · tanh(z / c±)`` (PR #1923, field B.2).
+    """Separate learned bounds for positive and negative logits, ``c± · tanh(z / c±)`` (PR #1923).
 
     Attributes:
         init: where both start.
@@ -52,9 +52,12 @@ class Head(nn.Module):
     def __init__(self, config: HeadConfig, vocab_size: int, dim: int):
         super().__init__()
         self.weight = None if config.tied else parameter(torch.zeros(vocab_size, dim), Role.HEAD)
-        learned = isinstance(config.softcap, LearnedCaps)
-        self.caps = parameter(torch.full((2,), config.softcap.init), Role.GAIN) if isinstance(config.softcap, LearnedCaps) else None
-        self.softcap: float | None = None if learned else config.softcap  # type: ignore[assignment]
+        self.caps: nn.Parameter | None = None
+        self.softcap: float | None = None
+        if isinstance(config.softcap, LearnedCaps):
+            self.caps = parameter(torch.full((2,), config.softcap.init), Role.GAIN)
+        else:
+            self.softcap = config.softcap
 
     def raw_logits(self, x_BTD: Tensor, table_VD: Tensor) -> Tensor:
         """Logits in the dtype of ``x``, not yet capped."""

@@ -1,4 +1,4 @@
-"""Parallel residual lanes: from some block on, attention and MLP read and write two streams (PR #1204 and #1529, field B.2)."""
+"""Parallel residual lanes: from some block on, attention and MLP read and write two streams (PR #1204 and #1529)."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class ModelConfig:
         context: longest window in tokens that the model is used with; sets the length of the position tables.
         plan: which block runs when; the number of blocks follows from it.
         embed_init_std: standard deviation of the embedding table at the start.
-        depth_scaled_norm: the norms of block l are multiplied by 1/sqrt(l + 1) (layer-norm scale, spec 2.4).
+        depth_scaled_norm: the norms of block l are multiplied by 1/sqrt(l + 1) (layer-norm scale, PR #315).
         lanes: two residual streams from some block on.
         orthogonal_init: orthogonal starts instead of PyTorch's.
     """
@@ -62,8 +62,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not 2 <= self.vocab_size <= 65_536:
             raise ValueError(f"vocab_size {self.vocab_size} must lie in 2..65536")
-        if self.dim < 2:
-            raise ValueError(f"dim {self.dim} must be at least 2")
+        if not 2 <= self.dim <= 65_536:
+            raise ValueError(f"dim {self.dim} must lie in 2..65536")
         if not 2 <= self.context <= MAX_CONTEXT:
             raise ValueError(f"context {self.context} must lie in 2..{MAX_CONTEXT}")
         if self.embed_init_std < 0:

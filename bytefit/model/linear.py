@@ -13,7 +13,7 @@ from bytefit.model.roles import Role, parameter
 
 
 class Linear(nn.Module):
-    """``y = x Wᵀ`` in the dtype of ``x``; the weight (out, in) stays fp32 (spec 1.7).
+    """``y = x Wᵀ`` in the dtype of ``x``; the weight (out, in) stays fp32 (Parameter Golf baseline).
 
     Args:
         zero_init: start at zero (output projections), else PyTorch's default for ``nn.Linear``.
@@ -38,7 +38,7 @@ class Linear(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class OrthogonalInit:
-    """Every linear map that does not start at zero starts orthogonal, with gain 1 or the gain of its part (spec 2.3).
+    """Every linear map that does not start at zero starts orthogonal, with gain 1 or the gain of its part (PR #162).
 
     Attributes:
         min_size: matrices with a side shorter than this keep PyTorch's default.

@@ -1,4 +1,4 @@
-"""The MLP of a block (spec 2.9). Each kind is a config with ``build``; the hidden width is any multiple of the model's."""
+"""The MLP of a block (Parameter Golf baseline, PR #549, #578). Each kind is a config with ``build``; any hidden width."""
 
 from __future__ import annotations
 

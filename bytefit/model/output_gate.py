@@ -1,4 +1,4 @@
-"""Attention output gate: each head's output is scaled by a gate on a few channels of the block's input (PR #1667, field B.2)."""
+"""Attention output gate: each head's output is scaled by a gate on a few channels of the block's input (PR #1667)."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ Plan = tuple[Step, ...]
 
 
 def unet_plan(blocks: int | Sequence[int]) -> Plan:
-    """A U-Net (spec 1.7): the first half pushes, each later step pops while the stack holds something.
+    """A U-Net (Parameter Golf baseline): the first half pushes, each later step pops while the stack holds something.
 
     Args:
         blocks: how many blocks, each running once; or the order in which blocks run, which may name one several times (depth

@@ -1,4 +1,4 @@
-"""Rotary position embedding, half-split convention, on the first ``dims`` channels of a head (spec 2.5).
+"""Rotary position embedding, half-split convention, on the first ``dims`` channels of a head (Parameter Golf baseline; partial: PR #315).
 
 The tables are fp32 whatever the model computes in: the contest's scripts let bf16 into them, and positions above 256 then
 collapse onto multiples of 2, above 512 of 4, and so on. ``table_dtype="bfloat16"`` brings that back, for comparison.
@@ -38,8 +38,8 @@ class RotaryConfig:
             raise ValueError(f"rotary dims {self.dims} must be even and at least 2")
         if (self.reference_length is None) != (self.length is None):
             raise ValueError(f"rotary reference_length {self.reference_length} and length {self.length}: give both, or neither (null)")
-        if self.reference_length is not None and self.length is not None and not 1 <= self.reference_length <= self.length:
-            raise ValueError(f"rotary reference_length {self.reference_length} must lie in 1..{self.length} (length)")
+        if self.reference_length is not None and self.length is not None and not 1 <= self.reference_length <= self.length <= 1 << 24:
+            raise ValueError(f"rotary reference_length {self.reference_length} must lie in 1..{self.length} (length, at most {1 << 24})")
 
     def stretched_base(self, head_dim: int) -> float:
         """The base after the rule for longer windows."""

@@ -1,4 +1,4 @@
-"""Smear gate: each position takes a learned share of the one before it (spec 2.2; all 11-layer systems)."""
+"""Smear gate: each position takes a learned share of the one before it (PR #162, #578, #606, #693, #1171)."""
 
 from __future__ import annotations
 

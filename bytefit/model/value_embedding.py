@@ -1,4 +1,4 @@
-"""Shared value embedding: a table of the token's own values, added in some blocks' attention (spec 2.7; all 11-layer systems)."""
+"""Shared value embedding: a table of the token's own values, added in some blocks' attention (PR #578, #606, #693, #1171)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class ValueEmbeddingConfig:
     def __post_init__(self) -> None:
         if not self.blocks:
             raise ValueError("value_embedding.blocks is empty; name at least one block, or set value_embedding to null")
-        if self.dim < 1:
-            raise ValueError(f"value_embedding dim {self.dim} must be at least 1")
+        if not 1 <= self.dim <= 65_536:
+            raise ValueError(f"value_embedding dim {self.dim} must lie in 1..65536")
         if self.init_std < 0:
             raise ValueError(f"value_embedding init_std {self.init_std} must not be negative")
 

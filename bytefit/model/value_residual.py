@@ -1,4 +1,4 @@
-"""Value residual learning: each block's values are mixed with the first block's (spec 2.8; PR #693)."""
+"""Value residual learning: each block's values are mixed with the first block's (PR #693)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Averages of the weights along a run, always in fp32 (spec 2.14).
+"""Averages of the weights along a run, always in fp32.
 
 Which one is packed is fixed in the recipe, or chosen on training text that was held out. Choosing on validation text, as two of
 the systems did, would be training on it; there is no setting for that.
@@ -82,12 +82,16 @@ class Averages:
         self.snapshots = 0
 
     @torch.no_grad()
-    def update(self, weights: Mapping[str, Tensor], *, step: int, lr_scale: float) -> None:
-        """After optimizer step number ``step`` (1, 2, …), taken with this factor on the learning rates."""
+    def update(self, weights: Mapping[str, Tensor], *, step: int, lr_scale: float, snapshots: bool = True) -> None:
+        """After optimizer step number ``step`` (1, 2, …), taken with this factor on the learning rates.
+
+        Args:
+            snapshots: False leaves the snapshots alone (a replay adds to the EMA only).
+        """
         if self.config.ema_decay is not None:
             torch._foreach_lerp_(list(self.ema.values()), [weights[name].detach().float() for name in self.ema], 1 - self.config.ema_decay)
         swa = self.config.swa
-        if swa is not None and lr_scale < swa.below and step % swa.every == 0:
+        if swa is not None and snapshots and lr_scale < swa.below and step % swa.every == 0:
             self._take_snapshot(weights)
 
     def _take_snapshot(self, weights: Mapping[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Banks: equal-shaped matrices in one piece of memory, updated together and shared out over the ranks (spec 2.18; PR #1171).
+"""Banks: equal-shaped matrices in one piece of memory, updated together and shared out over the ranks (PR #1171).
 
 The original keeps a bank parameter *and* the per-layer matrices, which then go stale. Here the layers' parameters are views of
 the bank: there is one copy of each weight, and whoever reads a layer's parameter (the forward pass, averages, quantisation,
@@ -32,8 +32,9 @@ class Bank:
         for parameter, view in zip(parameters, self.weights.unbind(), strict=True):
             parameter.data = view
         self._gradients = torch.zeros(self.share_size * ranks.world, *shape, dtype=dtype, device=device)
-        self._share: Tensor | None = None
+        self._share: Tensor | None = None  # of the mean gradient, once it was asked for
         self._wait: Wait | None = None
+        self._update: tuple[Tensor, Wait] | None = None  # every rank's shares, on their way
 
     def start_reduce(self) -> None:
         """Start sharing out the mean of all ranks' gradients.
@@ -62,13 +63,15 @@ class Bank:
     def start_gather(self, update: Tensor) -> None:
         """Start handing this rank's share of the update to the others."""
         self._share = None
-        self._update, self._gathered = self.ranks.gather_started(update)
+        self._update = self.ranks.gather_started(update)
 
     @torch.no_grad()
     def apply(self, *, decay: float, step: float) -> None:
         """``W ← decay·W − step·update``, once every rank's share is here."""
-        self._gathered()
+        assert self._update is not None
+        update, wait = self._update
+        wait()
         if decay != 1.0:
             self.weights.mul_(decay)
-        self.weights.add_(self._update[: len(self.parameters)], alpha=-step)
-        del self._update, self._gathered
+        self.weights.add_(update[: len(self.parameters)], alpha=-step)
+        self._update = None

@@ -62,6 +62,10 @@ class AdamConfig:
 
     def __post_init__(self) -> None:
         _check_rates(self.lr, self.weight_decay)
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} must lie in [0, 1)")
+        if not self.eps > 0:
+            raise ValueError(f"eps {self.eps} must be above 0")
 
 
 def _check_rates(lr: float, weight_decay: float) -> None:
@@ -71,7 +75,7 @@ def _check_rates(lr: float, weight_decay: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """One entry a family of roles (the table in spec 1.8).
+    """One entry a family of roles (as the Parameter Golf scripts group them).
 
     Attributes:
         projections: which entry trains the projections of side tables (bigram, value embedding): Muon as in PR #578 and #693, or
@@ -117,7 +121,7 @@ class Optimizers:
     """Muon for the matrices and one AdamW with a group for each other entry; from each rank's gradients to new weights.
 
     Gradients are averaged here, without a wrapper around the model: Muon's are reduce-scattered, the others all-reduced, both at
-    once, and AdamW steps while Muon's are still on their way.
+    once. AdamW steps while Muon's are still on their way, unless clipping after averaging has to see them all first.
 
     Args:
         infos: the model's parameters; those of the matrices become views of Muon's banks.
@@ -190,7 +194,7 @@ class Optimizers:
             gradient.mul_(factor)
 
     def zero_grad(self) -> None:
-        self.muon.zero_grad(set_to_none=True)
+        self.muon.zero_grad()
         self.adam.zero_grad(set_to_none=True)
 
     def state_tensors(self) -> dict[str, Tensor]:

@@ -1,12 +1,11 @@
 """Muon: momentum, then every matrix's update orthogonalised. On several ranks each makes its share of every bank's update.
 
-With one rank this is plain Muon with one batched iteration a shape; with several it is Parallel Muon (spec 2.18): reduce-scatter
+With one rank this is plain Muon with one batched iteration a shape; with several it is Parallel Muon (PR #1171): reduce-scatter
 the gradients, orthogonalise one's share, all-gather the updates, while the next bank is being worked on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +18,11 @@ from bytefit.ranks import Ranks
 ONE_RANK = Ranks(0, 1, "cpu")
 
 
-class Muon(torch.optim.Optimizer):
-    """``m ← μm + g``, ``u = g + μm``, ``W ← (1 − lr·wd) W − lr·sqrt(max(1, rows/cols))·NS(u)`` (spec 1.8).
+class Muon:
+    """``m ← μm + g``, ``u = g + μm``, ``W ← (1 − lr·wd) W − lr·sqrt(max(1, rows/cols))·NS(u)`` (Keller Jordan 2024).
+
+    Not a ``torch.optim.Optimizer``: its state is shared out over the ranks, and is saved and loaded by calls that all of them make.
+    ``param_groups`` look like one's.
 
     Args:
         parameters: 2-D parameters; those of one shape form one group and one bank, whose momentum is shared out over the ranks.
@@ -51,8 +53,8 @@ class Muon(torch.optim.Optimizer):
             by_shape.setdefault(tuple(parameter.shape), []).append(parameter)
         # The largest bank first: its gradients travel while the others' are still being sent.
         members = sorted(by_shape.values(), key=lambda group: -sum(p.numel() for p in group))
-        defaults: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__([{"params": group} for group in members], defaults)
+        settings: dict[str, Any] = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        self.param_groups = [{"params": group} | settings for group in members]
         self.banks = [Bank(group, ranks, state_dtype) for group in members]
         # Banks whose matrices are each other's transposes go through one iteration together: more matrices keep more cores busy.
         shapes = [tuple(sorted(bank.weights.shape[1:])) for bank in self.banks]
@@ -70,9 +72,8 @@ class Muon(torch.optim.Optimizer):
         return [bank.gradient_share() for bank in self.banks]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """One update; every parameter must have a gradient."""
-        assert closure is None
         travelling: list[int] = []
         for family in self._families:
             directions = orthogonalise([self._momentum_step(i) for i in family], self._coefficients, self._dtype)
@@ -83,6 +84,11 @@ class Muon(torch.optim.Optimizer):
             travelling = family
         for i in travelling:
             self._apply(i)
+
+    def zero_grad(self) -> None:
+        for bank in self.banks:
+            for parameter in bank.parameters:
+                parameter.grad = None
 
     def _momentum_step(self, index: int) -> Tensor:
         """Nesterov's update of this rank's share of a bank."""

@@ -1,4 +1,4 @@
-"""Orthogonalising a stack of matrices by an odd polynomial iteration (Muon, Keller Jordan 2024; spec 1.8)."""
+"""Orthogonalising a stack of matrices by an odd polynomial iteration (Muon, Keller Jordan 2024)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 CoefficientsName = Literal["quintic", "polar_express"]
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # the same polynomial every time (spec 1.8)
+QUINTIC = (3.4445, -4.7750, 2.0315)  # Keller Jordan's, the same polynomial every time
 # One polynomial an iteration, each the best for the range that the one before leaves (Polar Express, arXiv 2505.16932); after the
 # last one listed it stays the same. As published, before the safety factor below.
 POLAR_EXPRESS = (
@@ -50,5 +50,5 @@ def orthogonalise(stacks: list[Tensor], coefficients: list[tuple[float, float, f
 
 
 def normalise_rows(updates: Tensor) -> Tensor:
-    """Each row divided by its length, before orthogonalising (MuonEq-R, field B.3)."""
+    """Each row divided by its length, before orthogonalising (MuonEq-R)."""
     return updates / (updates.norm(dim=-1, keepdim=True) + EPSILON)

@@ -14,9 +14,9 @@ class Moment:
         seconds: training seconds spent (0 in step-driven runs).
         total_steps: the budget in steps, or None when the clock is the budget.
         total_seconds: the budget in seconds, or None when steps are.
-        step_seconds: what a step takes: the *median* of recent ones. The contest's scripts take the mean since the start, which a slow
-            first step inflates so much that the learning rate looks warmed down at step 1 (spec 1.9); a median does not see it.
-        reserved_steps: steps at the end that follow a schedule of their own (burst replay), inside the budget.
+        step_seconds: what a step takes, the *median* of recent ones; None while too few were taken to know. The contest's scripts take
+            the mean since the start, which a slow first step inflates so much that the learning rate looks warmed down at step 1.
+        reserved_steps: steps at the end that follow a schedule of their own (burst replay), inside the budget; at most a quarter of it.
     """
 
     step: int
@@ -30,25 +30,36 @@ class Moment:
     def fraction(self) -> float:
         """Share of the budget, less what is reserved, that is used: 0 to 1."""
         if self.total_steps:
-            return min(1.0, self.step / max(1, self.total_steps - self.reserved_steps))
-        total = (self.total_seconds or 1.0) - self.reserved_steps * (self.step_seconds or 0.0)
-        return min(1.0, self.seconds / total) if total > 0 else 1.0
+            return min(1.0, self.step / (self.total_steps - self._reserved))
+        return min(1.0, self.seconds / ((self.total_seconds or 1.0) - self._reserved))
+
+    @property
+    def spent(self) -> bool:
+        """Whether the whole budget is used, what is reserved included."""
+        return self.step >= self.total_steps if self.total_steps else self.seconds >= (self.total_seconds or 0.0)
+
+    @property
+    def _reserved(self) -> float:
+        """What is reserved, in the budget's own unit."""
+        if self.total_steps:
+            return min(self.reserved_steps, self.total_steps // 4)
+        return min(self.reserved_steps * (self.step_seconds or 0.0), (self.total_seconds or 0.0) / 4)
 
     @property
     def steps_left(self) -> float:
         """Steps that still fit before what is reserved; by the clock, infinite while the length of a step is not known."""
         if self.total_steps:
-            return max(0.0, self.total_steps - self.reserved_steps - self.step)
+            return max(0.0, self.total_steps - self._reserved - self.step)
         if not self.step_seconds:
             return float("inf")
-        return max(0.0, ((self.total_seconds or 0.0) - self.seconds) / self.step_seconds - self.reserved_steps)
+        return max(0.0, (self.total_seconds or 0.0) - self._reserved - self.seconds) / self.step_seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmdownConfig:
-    """Constant, then linear to ``floor`` at the end of the budget (spec 1.9).
+    """Constant, then linear to ``floor`` at the end of the budget (Parameter Golf baseline).
 
-    ``fraction=1`` with ``ramp_steps`` is D2Z: a short rise, then linear to zero over the whole run (spec 4.2).
+    ``fraction=1`` with ``ramp_steps`` is D2Z: a short rise, then linear to zero over the whole run (tried in PR #578).
 
     Attributes:
         fraction: length of the linear part as a share of the budget, or

@@ -16,7 +16,7 @@ AS_SUBMITTED = "_as_submitted"
 
 
 def _system(full: Callable[..., Recipe], steps: int, *, as_submitted: bool) -> Sizes:
-    """The sizes of a contest system, in its repaired form or in the one that really ran (spec 2.0)."""
+    """The sizes of a contest system, in its repaired form or in the one that really ran."""
 
     def at(size: str) -> Recipe:
         recipe = full(as_submitted=as_submitted)

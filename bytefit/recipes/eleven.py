@@ -1,4 +1,4 @@
-"""What the 11-layer systems (PR #578, #606, #693, #1171) have in common (spec 3.3–3.6)."""
+"""What the 11-layer systems (PR #578, #606, #693, #1171) have in common."""
 
 from __future__ import annotations
 

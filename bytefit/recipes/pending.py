@@ -1,4 +1,4 @@
-"""Techniques of the original systems that this version does not run yet: typed, complete, and reported wherever a recipe is used.
+"""Techniques of the original systems that this version does not run yet: typed, and reported wherever a recipe is used.
 
 A recipe states them, ``inactive`` names them, and ``show``, ``run`` and every summary repeat it. When one becomes active its config
 moves to the part that runs it.
@@ -12,7 +12,7 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class FakeQuantConfig:
-    """Rounding in the forward pass of training (spec 2.10).
+    """Rounding in the forward pass of training.
 
     Attributes:
         kind: straight-through, soft rounding with annealed sharpness, or a sigmoid in the backward pass.
@@ -30,7 +30,7 @@ class FakeQuantConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CrownQConfig:
-    """Penalty on the rounding error of every row (spec 2.13): weight, levels of its step, and when it is on."""
+    """Penalty on the rounding error of every row: weight, levels of its step, and when it is on."""
 
     weight: float = 0.01
     levels: int = 15
@@ -39,14 +39,15 @@ class CrownQConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GptqConfig:
-    """Rounding with error feedback (spec 2.11).
+    """Rounding with error feedback.
 
     Attributes:
         variant: A, the inverse Hessian without downdating; B, its upper Cholesky factor.
         levels: codes lie in ±levels.
         block, damp: columns a block, and the share of the mean diagonal that is added.
+        damp_times: how often the damping is added (PR #693: when the Hessian is taken and when it is used).
         calibration: where the inputs come from: training text inside the clock, text that the model writes, or random ids.
-        sequences: how many.
+        batches, batch_tokens: how much of it.
     """
 
     variant: Literal["A", "B"]
@@ -54,12 +55,14 @@ class GptqConfig:
     block: int
     damp: float
     calibration: Literal["training", "model", "random"]
-    sequences: int = 256
+    damp_times: int = 1
+    batches: int = 256
+    batch_tokens: int = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneConfig:
-    """Zeroing weights: a share of the smallest before rounding, or just as many ±1 codes as the budget needs (spec 2.12)."""
+    """Zeroing weights: a share of the smallest before rounding, or just as many ±1 codes as the budget needs."""
 
     share: float = 0.0
     ones_to_fit: bool = False
@@ -67,13 +70,14 @@ class PruneConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptConfig:
-    """Score-first test-time training (spec 2.16).
+    """Score-first test-time training.
 
     Attributes:
         chunk_tokens, stride, epochs, batch_sequences: the protocol.
-        optimizer, lr: of the adaptation.
+        optimizer, lr, momentum, clip_norm: of the adaptation; the rate falls by a cosine over the chunks that are trained on.
         train_chunks: how many chunks are trained on; None all but the last.
         last_blocks: how many blocks train, with the scales of the others; None all blocks but ``frozen_blocks``.
+        freeze_tables: the embedding and the side tables stay as they are.
         ema_decay: of the weights that score; None scores with the live ones.
         temperature: entropy-adaptive temperature; 1 is off.
     """
@@ -83,6 +87,9 @@ class AdaptConfig:
     epochs: int
     optimizer: Literal["sgd", "adamw"]
     lr: float
+    momentum: float = 0.9
+    clip_norm: float = 1.0
+    freeze_tables: bool = True
     batch_sequences: int = 32
     train_chunks: int | None = None
     last_blocks: int | None = None

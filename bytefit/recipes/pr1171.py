@@ -1,4 +1,4 @@
-"""``pr1171``: Parallel Muon over parameter banks, int5 GPTQ, the coprime loader, test-time training (spec 3.4)."""
+"""``pr1171``: Parallel Muon over parameter banks, int5 GPTQ, the coprime loader, test-time training."""
 
 from __future__ import annotations
 

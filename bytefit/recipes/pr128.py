@@ -1,4 +1,4 @@
-"""``pr128``: int6 with fake quantisation from the first step, a 3x MLP, windows of 4,096 tokens, sliding score (spec 3.2).
+"""``pr128``: int6 with fake quantisation from the first step, a 3x MLP, windows of 4,096 tokens, sliding score.
 
 Beyond the baseline's differences: the table is packed as int8 (fp16 in the original).
 """

@@ -1,4 +1,4 @@
-"""``pr578``: int6 by GPTQ, early fake quantisation, an EMA, score-first test-time training (spec 3.3)."""
+"""``pr578``: int6 by GPTQ, early fake quantisation, an EMA, score-first test-time training."""
 
 from __future__ import annotations
 

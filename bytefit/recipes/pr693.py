@@ -1,5 +1,5 @@
-"""``pr693``: CROWN-Q, full GPTQ, a fixed blend of EMA and snapshots, burst replay (spec 3.5); ``pr606``, its first commit: int5 with
-soft rounding (spec 3.6)."""
+"""``pr693``: CROWN-Q, full GPTQ, a fixed blend of EMA and snapshots, burst replay; ``pr606``, its first commit: int5 with
+soft rounding."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def pr693(*, as_submitted: bool = False) -> Recipe:
             base.train,
             schedule=WarmdownConfig(steps=4000),
             average=AverageConfig(ema_decay=0.997, swa=TIGHT_SWA, use="blend", swa_share=0.5),
-            replay=ReplayConfig(batches=100, epochs=2, below=0.2, lr_scale=0.1),
+            replay=ReplayConfig(batches=100, epochs=2, lr_scale=0.1),
         ),
         pack=packed_as(31, "lzma"),
         pending=PendingConfig(
             fake_quant=None if as_submitted else fake_quant,
             crown_q=CrownQConfig(),
-            gptq=GptqConfig(variant="B", levels=31, block=128, damp=0.01, calibration="training"),
+            gptq=GptqConfig(variant="B", levels=31, block=128, damp=0.01, damp_times=2, calibration="training", batch_tokens=98_304),
             prune=PruneConfig(ones_to_fit=True),
         ),
     )

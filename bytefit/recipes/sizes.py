@@ -81,11 +81,10 @@ def scaled(full: Recipe, dial: Dial, *, full_steps: int) -> Recipe:
         tokenizer=tokenizer,
         model=_model(full.model, dial, tokenizer.vocab_size, window),
         train=replace(
-            _train(full.train, dial, full_steps),
+            _train(full.train, dial, full_steps, window),
             seconds=None if is_tiny else LAB_SECONDS,
             steps=TINY_STEPS if is_tiny else None,
             compile=not is_tiny,
-            seq_len=window,
         ),
         pack=_pack(full.pack, dial),
         score=ScoreConfig(
@@ -138,7 +137,7 @@ def _attention(full: AttentionConfig, dial: Dial, **parts: Any) -> AttentionConf
     return replace(full, num_heads=num_heads, num_kv_heads=round(full.num_kv_heads * dial.heads), rotary=rotary, **parts)
 
 
-def _train(full: TrainConfig, dial: Dial, full_steps: int) -> TrainConfig:
+def _train(full: TrainConfig, dial: Dial, full_steps: int, window: int) -> TrainConfig:
     def steps(count: int) -> int:
         return max(1, round(count * dial.steps))
 
@@ -155,11 +154,10 @@ def _train(full: TrainConfig, dial: Dial, full_steps: int) -> TrainConfig:
     replay: ReplayConfig | None = full.replay and replace(full.replay, batches=steps(full.replay.batches))
     return replace(
         full,
-        # Only the size decides the budget: see the caller.
-        seq_len=dial.min_window,
+        seq_len=window,
         batch_tokens=dial.batch_tokens,
         micro_batch_tokens=dial.batch_tokens,
-        loader=_loader(full, dial),
+        loader=_loader(full.loader, dial, dial.batch_tokens // window),
         optimizer=replace(optimizer, matrices=matrices),
         schedule=schedule,
         average=average,
@@ -169,10 +167,8 @@ def _train(full: TrainConfig, dial: Dial, full_steps: int) -> TrainConfig:
     )
 
 
-def _loader(full: TrainConfig, dial: Dial) -> LoaderConfig:
-    loader = full.loader
+def _loader(loader: LoaderConfig, dial: Dial, rows: int) -> LoaderConfig:
     if isinstance(loader, SequentialConfig):
-        rows = dial.batch_tokens // max(dial.min_window, round(full.seq_len * dial.window))
         return replace(loader, num_spans=min(loader.num_spans, rows))
     if isinstance(loader, CoprimeConfig):
         return replace(loader, anneal_steps=max(1, round(loader.anneal_steps * dial.steps)), shard_tokens=dial.shard_tokens)

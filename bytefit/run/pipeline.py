@@ -27,6 +27,7 @@ from bytefit.run.steps import (
     pack_step,
     prove_step,
     score_step,
+    tell_inactive,
     train_step,
 )
 from bytefit.score.generate import generate
@@ -101,8 +102,7 @@ def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks
     recipe = fit_recipe_to(recipe, dataset, tell=ranks.is_first)
     folder = RunFolder(out)
     if ranks.is_first:
-        for title in inactive(recipe.pending):
-            say(f"NOT ACTIVE: recipe {recipe.name} states {title}; this version does not run it")
+        tell_inactive(recipe)
         check_before_training(recipe, dataset, ranks)
         folder = open_run(out, recipe, dataset, resume=resume)
         ranks.barrier()

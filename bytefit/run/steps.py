@@ -22,13 +22,16 @@ from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.progress import say
 from bytefit.ranks import Ranks
+from bytefit.recipes.pending import inactive
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.folder import RunFolder, trained_weights
 from bytefit.score.compressors import compressors_bits_per_byte
 from bytefit.score.prove import Proof, cut_documents, prove
 from bytefit.score.scorer import Score, score
 from bytefit.score.windows import Full, Protocol, Sliding
+from bytefit.train.choose import hold_out
 from bytefit.train.loop import build_loader, train
+from bytefit.train.step import plans_of
 
 
 def dataset_for(recipe: Recipe, data: Path | None) -> Dataset:
@@ -73,11 +76,23 @@ def trained_model(folder: RunFolder, recipe: Recipe) -> LanguageModel:
     return model.eval()
 
 
+def tell_inactive(recipe: Recipe) -> None:
+    """Say what the recipe states and this version does not run."""
+    for title in inactive(recipe.pending):
+        say(f"NOT ACTIVE: recipe {recipe.name} states {title}; this version does not run it")
+
+
 def check_before_training(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> None:
     """Raises UserError for what would otherwise come to light after minutes: short splits, uneven ranks, impossible budgets."""
-    build_loader(recipe.train, dataset.train, recipe.seed, ranks)
+    stream, _ = hold_out(recipe.train, dataset.train)
+    build_loader(recipe.train, stream, recipe.seed, ranks)
+    model = new_model(recipe)
+    try:
+        for plan in plans_of(model, recipe.train):
+            model.run_plan(plan)
+    except ValueError as error:
+        raise UserError(f"train.curriculum: {error}") from None
     if recipe.pack.fit:
-        model = new_model(recipe)
         fixed = fixed_sections(recipe.model, dataset.tokenizer, recipe.pack)
         floor = pack_at(MIN_DIAL, _weights(model), list(model.parameter_infos()), recipe.pack, fixed)
         if len(floor.data) > recipe.pack.budget_bytes:

@@ -20,7 +20,7 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Full:
-    """Windows that do not overlap (spec 1.5), without dropping the last, shorter one."""
+    """Windows that do not overlap (Parameter Golf baseline), without dropping the last, shorter one."""
 
     window: int
 
@@ -35,7 +35,7 @@ class Full:
 
 @dataclass(frozen=True, kw_only=True)
 class Sliding:
-    """Overlapping windows (spec 1.6): after the first window, each scores its last ``stride`` targets.
+    """Overlapping windows (Parameter Golf baseline): after the first window, each scores its last ``stride`` targets.
 
     Every target beyond the first window has at least ``window - stride`` tokens of context. The contest's scripts score the
     last targets of a split many times over; here the last window simply scores fewer.

@@ -30,7 +30,13 @@ def hold_out(config: TrainConfig, stream: TokenStream) -> tuple[TokenStream, Tok
 
 
 def choose_weights(
-    model: LanguageModel, averages: Averages | None, held_out: TokenStream | None, config: TrainConfig, dtype: torch.dtype
+    model: LanguageModel,
+    averages: Averages | None,
+    held_out: TokenStream | None,
+    config: TrainConfig,
+    dtype: torch.dtype,
+    *,
+    tell: bool = True,
 ) -> tuple[AverageName, Weights, dict[str, float]]:
     """The name and the fp32 weights to pack, and the held-out losses (nats a token) of all candidates where they decided."""
     last = dict(model.named_parameters())
@@ -41,7 +47,8 @@ def choose_weights(
     if use != "held_out":
         if use in candidates:
             return use, candidates[use], {}
-        say(f"no snapshot was taken for train.average.use={use} (the run is shorter than its swa.every or never below swa.below)")
+        if tell:
+            say(f"no snapshot was taken for train.average.use={use} (the run is shorter than its swa.every or never below swa.below)")
         fallback: AverageName = "ema" if "ema" in candidates else "last"
         return fallback, candidates[fallback], {}
     assert held_out is not None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bytefit.data.loaders import LoaderConfig
 from bytefit.dtypes import DtypeName
-from bytefit.model.plan import Plan
+from bytefit.model.plan import Plan, check_plan
 from bytefit.optim.average import AverageConfig
 from bytefit.optim.groups import OptimizerConfig
 from bytefit.optim.schedule import WarmdownConfig
@@ -14,24 +14,23 @@ from bytefit.optim.schedule import WarmdownConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayConfig:
-    """Burst replay: the run ends with a few passes over its last batches (spec 2.15; PR #693), inside the budget.
+    """Burst replay: the run ends with a few passes over its last batches (PR #693), inside the budget.
 
     Attributes:
-        batches: how many of the last batches; a batch here is that of a whole optimizer step.
+        batches: how many of the last batches, each that of a whole optimizer step; fewer where the replay would take more than a
+            quarter of the budget.
         epochs: passes over them.
-        below: only batches trained on while the factor on the learning rates was below this.
         lr_scale: factor on the learning rates during the replay.
     """
 
     batches: int = 100
     epochs: int = 2
-    below: float = 0.2
     lr_scale: float = 0.1
 
     def __post_init__(self) -> None:
         if self.batches < 1 or self.epochs < 1:
             raise ValueError(f"replay batches {self.batches} and epochs {self.epochs} must be at least 1")
-        if self.lr_scale < 0:
+        if not self.lr_scale >= 0:
             raise ValueError(f"replay lr_scale {self.lr_scale} must not be negative")
 
     @property
@@ -41,7 +40,7 @@ class ReplayConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CurriculumConfig:
-    """Another plan over the same blocks for the first part of the run (looped blocks switched on late, field B.2).
+    """Another plan over the same blocks for the first part of the run (looped blocks switched on late, as in PR #1334).
 
     Attributes:
         plan: what runs at first; ``model.plan`` runs afterwards, and in everything that comes after training.
@@ -52,6 +51,7 @@ class CurriculumConfig:
     until: float
 
     def __post_init__(self) -> None:
+        check_plan(self.plan)
         if not 0 < self.until < 1:
             raise ValueError(f"curriculum until {self.until} must lie between 0 and 1")
 
@@ -101,5 +101,3 @@ class TrainConfig:
             raise ValueError(f"micro_batch_tokens {self.micro_batch_tokens} must be at least seq_len {self.seq_len}")
         if self.warmup_steps < 0 or self.checkpoint_seconds <= 0:
             raise ValueError("warmup_steps must not be negative and checkpoint_seconds must be above 0")
-        if self.steps is not None and self.replay is not None and self.replay.steps >= self.steps:
-            raise ValueError(f"{self.steps} steps leave none before the replay of {self.replay.steps}; lower replay.batches or epochs")

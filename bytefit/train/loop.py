@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -38,6 +38,7 @@ from bytefit.train.config import TrainConfig
 from bytefit.train.metrics import MetricsLog
 from bytefit.train.step import plans_of, warm_up
 
+SETTLED = 5  # steps after which their median says what a step takes: the first ones may be slow
 LEDGER_ENTRIES = ("compile", "warmup", "train", "average")  # their seconds live in the checkpoint
 
 
@@ -51,17 +52,25 @@ class Position:
 
     Attributes:
         step: optimizer steps done.
-        loss: of the last step.
-        main_steps: how many steps came before the replay; None until it begins.
-        recent: numbers of the batches that a replay would go over.
         step_seconds: what a step takes (median of recent ones); 0 while unknown.
+        main_steps: how many steps came before the replay; None until it begins.
+        replayed: how many of the batches before it the replay goes over.
     """
 
     step: int = 0
-    loss: float = float("nan")
-    main_steps: int | None = None
-    recent: list[int] = field(default_factory=list)
     step_seconds: float = 0.0
+    main_steps: int | None = None
+    replayed: int = 0
+
+    def begin_replay(self, config: TrainConfig, moment: Moment) -> None:
+        """The steps in order are over; what is left of the budget decides how many batches come again."""
+        self.main_steps = self.step
+        if config.replay is not None:
+            if moment.total_steps is not None:
+                left = float(moment.total_steps - self.step)
+            else:
+                left = ((moment.total_seconds or 0.0) - moment.seconds) / self.step_seconds if self.step_seconds else 0.0
+            self.replayed = min(config.replay.batches, self.step, math.ceil(left / config.replay.epochs))
 
 
 def next_step(config: TrainConfig, moment: Moment, position: Position) -> tuple[int, float] | None:
@@ -70,14 +79,11 @@ def next_step(config: TrainConfig, moment: Moment, position: Position) -> tuple[
     First the batches in order, then, inside the same budget, those of the replay.
     """
     if position.main_steps is None:
-        if moment.fraction < 1.0:
-            return position.step, lr_scale(config.schedule, moment)
-        position.main_steps = position.step
+        return position.step, lr_scale(config.schedule, moment)
     replay, done = config.replay, position.step - position.main_steps
-    spent = moment.total_seconds is not None and moment.seconds >= moment.total_seconds
-    if replay is None or spent or done >= len(position.recent) * replay.epochs:
+    if replay is None or moment.spent or done >= position.replayed * replay.epochs:
         return None
-    return position.recent[done % len(position.recent)], replay.lr_scale
+    return position.main_steps - position.replayed + done % position.replayed, replay.lr_scale
 
 
 def train(
@@ -98,7 +104,7 @@ def train(
         folder: run folder; gets ``metrics.jsonl`` and ``checkpoint/``, whose last state is marked finished and holds the weights to
             pack.
         ledger: seconds go to ``compile``, ``warmup``, ``train`` and ``average``.
-        resume: go on from ``folder/checkpoint`` if it is there.
+        resume: go on from ``folder/checkpoint`` if it is there; a finished run is left as it is.
 
     Raises:
         Interrupted: after a checkpoint, on SIGINT or SIGTERM.
@@ -108,14 +114,13 @@ def train(
     loader = build_loader(config, stream, seed, ranks)
     checkpoint_folder = folder / "checkpoint"
     checkpoint = load_checkpoint(checkpoint_folder) if resume and (checkpoint_folder / "state.json").exists() else None
+    if checkpoint is not None and checkpoint.progress["finished"]:
+        return
     dtype, muon_dtype = _agree_on_dtypes(config, ranks, checkpoint)
     model.to(ranks.device)
     parameters = dict(model.named_parameters())
     plans = plans_of(model, config)
-    try:
-        model.run_plan(plans[0])
-    except ValueError as error:
-        raise UserError(f"train.curriculum: {error}") from None
+    model.run_plan(plans[0])
     stepper = warm_up(model, config, loader, ranks, dtype, muon_dtype, ledger)
     optimizers = Optimizers(config.optimizer, model.parameter_infos(), muon_dtype, ranks)
     averages = Averages(config.average, parameters) if config.average is not None else None
@@ -125,6 +130,7 @@ def train(
         ledger.add(checkpoint.progress["seconds"])
     metrics = MetricsLog(folder / "metrics.jsonl", position.step) if ranks.is_first else None
     durations: deque[float] = deque(maxlen=31)
+    loss = float("nan")
 
     def save(*, finished: bool = False, final: Weights | None = None, choice: dict[str, Any] | None = None) -> None:
         state = optimizers.state_tensors()  # every rank takes part
@@ -148,6 +154,8 @@ def train(
                 save()
                 saved_at = time.monotonic()
             moment = _moment(config, position, seconds)
+            if position.main_steps is None and moment.fraction >= 1.0:
+                position.begin_replay(config, moment)
             todo = next_step(config, moment, position)
             if todo is None:
                 finished = True
@@ -155,21 +163,20 @@ def train(
             batch, scale = todo
             model.run_plan(plans[-1] if config.curriculum is None or moment.fraction >= config.curriculum.until else plans[0])
             started = ledger.read("train")
-            position.loss = stepper.step(optimizers, batch=batch, step=position.step, lr_scale=scale)
-            if config.replay is not None and position.main_steps is None and scale < config.replay.below:
-                position.recent = [*position.recent, batch][-config.replay.batches :]
+            loss = stepper.step(optimizers, batch=batch, step=position.step, lr_scale=scale)
             position.step += 1
             if averages is not None:
-                averages.update(parameters, step=position.step, lr_scale=scale)
-            if math.isnan(position.loss):
+                averages.update(parameters, step=position.step, lr_scale=scale, snapshots=position.main_steps is None)
+            if math.isnan(loss):
                 raise UserError(f"the loss became NaN at step {position.step}; lower train.optimizer.*.lr or set train.optimizer.clip_norm")
             durations.append(ledger.read("train") - started)
-            position.step_seconds = statistics.median(durations)
+            if len(durations) >= SETTLED:
+                position.step_seconds = statistics.median(durations)
             if metrics is not None:
-                record = {"step": position.step, "seconds": round(ledger.read("train"), 3), "loss": round(position.loss, 6)}
+                record = {"step": position.step, "seconds": round(ledger.read("train"), 3), "loss": round(loss, 6)}
                 record |= {"lr_scale": round(scale, 5), "tokens": position.step * config.batch_tokens, "batch": batch}
                 metrics.write(record)
-            show(position.step, position.loss)
+            show(position.step, loss)
             if ranks.any(bool(stop_asked)):
                 break
     model.run_plan(plans[-1])
@@ -177,8 +184,10 @@ def train(
         save()
         ranks.barrier()
         raise Interrupted(f"stopped at step {position.step}; everything so far is saved in {folder}")
+    if held_out is not None:
+        save()  # choosing takes a while; nothing of the training must be lost in it
     with ledger.measure("average"):
-        name, final, losses = choose_weights(model, averages, held_out, config, dtype)
+        name, final, losses = choose_weights(model, averages, held_out, config, dtype, tell=ranks.is_first)
     save(finished=True, final=None if name == "last" else final, choice={"used": name, "held_out_loss": losses})
     ranks.barrier()
 

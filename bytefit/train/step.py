@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch._dynamo.exc
@@ -45,9 +45,9 @@ class Stepper:
         return float(self.ranks.sum(total)) / self.ranks.world
 
     def try_once(self) -> None:
-        """Forward and backward on the first micro-batch (what triggers compilation); leaves gradients behind."""
-        start, end = self._micro_batches()[0]
-        self.loss_of(*self._tokens(0, start, end), self.dtype).backward()  # type: ignore[no-untyped-call]
+        """Forward and backward on a micro-batch of each size (what triggers compilation); leaves gradients behind."""
+        for start, end in {end - start: (start, end) for start, end in self._micro_batches()}.values():
+            self.loss_of(*self._tokens(0, start, end), self.dtype).backward()  # type: ignore[no-untyped-call]
 
     def _micro_batches(self) -> list[tuple[int, int]]:
         """Row ranges of this rank's share of the global batch."""
@@ -94,7 +94,7 @@ def warm_up(
 
 def _compiled(model: LanguageModel, eager: Stepper) -> Stepper:
     """The same with the loss compiled, tried once for each plan; the eager one, with a word, where compilation fails."""
-    compiled = Stepper(torch.compile(model, dynamic=False), eager.loader, eager.config, eager.ranks, eager.dtype)
+    compiled = replace(eager, loss_of=torch.compile(model, dynamic=False))
     failed = ""
     try:
         for plan in reversed(plans_of(model, eager.config)):  # ends with the plan that the run starts with
@@ -105,5 +105,6 @@ def _compiled(model: LanguageModel, eager: Stepper) -> Stepper:
     model.zero_grad(set_to_none=True)
     if not eager.ranks.any(bool(failed)):
         return compiled
-    say(f"torch.compile does not work here ({failed or 'on another rank'}); training eagerly, which is slower (is g++ installed?)")
+    if eager.ranks.is_first:
+        say(f"torch.compile does not work here ({failed or 'on another rank'}); training eagerly, which is slower (is g++ installed?)")
     return eager

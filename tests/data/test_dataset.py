@@ -118,7 +118,7 @@ def test_token_ids_beyond_the_vocabulary(dataset, tmp_path) -> None:
 
 
 def test_sequential_loader_follows_the_contest(tmp_path) -> None:
-    """Eight spans a step, each rows * T + 1 tokens, read one after another (spec 1.12)."""
+    """Eight spans a step, each rows * T + 1 tokens, read one after another (Parameter Golf baseline)."""
     stream = TokenStream([np.arange(1000, dtype=np.uint16)])
     loader = SequentialConfig(num_spans=4).build(stream, 5, 8, seed=0)
     rows = loader.rows(0, 0, 8)

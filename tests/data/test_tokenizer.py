@@ -63,7 +63,7 @@ def test_any_bytes_can_be_written_exactly(lossless, contest, data, which) -> Non
 
 
 def test_contest_table_covers_every_kind_of_piece(contest) -> None:
-    """Each kind against the rule written out by hand (spec 1.4)."""
+    """Each kind against the rule written out by hand (Parameter Golf baseline)."""
     table = contest_table(contest)
 
     def piece(text: str) -> int:

@@ -108,7 +108,7 @@ def test_untied_head_starts_at_zero() -> None:
 
 @pytest.mark.parametrize("name", ["pr578", "pr606", "pr693", "pr1171"])
 def test_contest_systems_start_orthogonal(name) -> None:
-    """Both sides of 64 or more, side tables' projections by 1/sqrt(22) in all but the last (spec 2.1, 2.3, 2.7)."""
+    """Both sides of 64 or more, side tables' projections by 1/sqrt(22) in all but the last."""
     config = find_recipe(name, "full").model
     assert config.orthogonal_init == OrthogonalInit(min_size=64)
     assert config.bigram is not None

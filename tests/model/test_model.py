@@ -24,7 +24,7 @@ def test_rotary_tables_stay_fp32_and_tell_positions_apart() -> None:
 
 
 def test_bf16_rotary_tables_collapse_positions() -> None:
-    """Above 256 onto multiples of 2, above 512 of 4, above 1024 of 8, above 2048 of 16 (spec 2.5)."""
+    """Above 256 onto multiples of 2, above 512 of 4, above 1024 of 8, above 2048 of 16 (Parameter Golf baseline; partial: PR #315)."""
     cos, sin = rotary_table(RotaryConfig(table_dtype="bfloat16"), 64, 4096)
     assert cos.dtype == sin.dtype == torch.float32
     position = torch.arange(4096)
@@ -145,7 +145,7 @@ def test_unet_plans_are_the_contests(blocks, pushes) -> None:
 
 
 def test_looped_plan_of_the_late_leaderboard() -> None:
-    """17 applications of 11 blocks (field B.2), as a U-Net."""
+    """17 applications of 11 blocks (PR #1334), as a U-Net."""
     order = [0, 1, 2, 3, 4, 5, 3, 4, 5, 3, 4, 5, 6, 7, 8, 9, 10]
     plan = unet_plan(order)
     assert [step.block for step in plan] == order

@@ -28,7 +28,7 @@ def test_every_parameter_has_exactly_one_optimizer_group(name, tied) -> None:
 
 
 def test_projections_of_side_tables_go_where_the_system_sent_them() -> None:
-    """Spec 1.8: Muon in PR #578 and #693, scalar AdamW in PR #1171."""
+    """Muon in PR #578 and #693, scalar AdamW in PR #1171."""
     for name, entry in (("pr578", "matrices"), ("pr693", "matrices"), ("pr1171", "gains")):
         recipe = find_recipe(name, "tiny")
         assigned = assign(recipe.train.optimizer, recipe.model.build().parameter_infos())

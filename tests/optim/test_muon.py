@@ -18,7 +18,7 @@ QUINTIC = coefficients_of("quintic", 5)
 
 
 def by_hand(w, g, m, *, lr, momentum, decay):
-    """One step of one matrix in float64, from spec 1.8."""
+    """One step of one matrix in float64, from the formula."""
     m = momentum * m + g
     u = g + momentum * m
     x = u / (np.sqrt((u * u).sum()) + 1e-7)
@@ -192,7 +192,7 @@ def test_any_number_of_ranks_gives_the_same_weights(on_ranks, world, state, tole
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_momentum_is_handed_over_between_numbers_of_ranks(on_ranks, world) -> None:
+def test_momentum_survives_saving_and_does_not_depend_on_the_ranks(on_ranks, world) -> None:
     """Saved and loaded on several ranks, the steps after it are those of an undisturbed run; what is saved does not depend on the ranks."""
     for name, value in on_ranks[world].items():
         if name.startswith("float32/resumed"):

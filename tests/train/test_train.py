@@ -223,9 +223,16 @@ def test_without_a_compiler_training_goes_on_eagerly(dataset, tmp_path, capsys) 
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
+def half_done(dataset, folder) -> None:
+    """A run that is to go on after three steps."""
+    train_tiny(dataset, folder, config(steps=3))
+    state = folder / "checkpoint" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished": False}))
+
+
 def test_damaged_and_foreign_checkpoints(dataset, tmp_path) -> None:
     folder = tmp_path / "a"
-    train_tiny(dataset, folder, config(steps=3))
+    half_done(dataset, folder)
     state = json.loads((folder / "checkpoint" / "state.json").read_text())
     tensors = folder / "checkpoint" / state["tensors"]
     good = tensors.read_bytes()
@@ -241,7 +248,7 @@ def test_damaged_and_foreign_checkpoints(dataset, tmp_path) -> None:
 
 def test_a_full_disk_keeps_the_last_checkpoint(dataset, tmp_path, monkeypatch) -> None:
     folder = tmp_path / "a"
-    train_tiny(dataset, folder, config(steps=3))
+    half_done(dataset, folder)
     import bytefit.files as files
 
     def full(*arguments):
