@@ -126,7 +126,7 @@ def systems_section(record: dict[str, Any] | None) -> list[str]:
         provenance(record),
         f"Lab size, {first['steps']} steps of {first['tokens_seen'] // first['steps']:,} tokens, seed {first['seed']}, the first "
         f"{first['val_bytes']:,} bytes of validation text: that the systems train and pack, not which is better. One seed, far fewer steps "
-        "than their schedules were made for, and the techniques in the last column do not run yet. Seconds were taken beside other work.",
+        "than their schedules were made for, and the techniques in the last column do not run yet.",
         "",
         "| system | parameters | float | packed | packed, sliding | artifact bytes | packed weights | proof | stated, not active |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- |",
