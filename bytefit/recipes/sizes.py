@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bytefit.artifact.pack import PackConfig
 from bytefit.data.coprime import CoprimeConfig
 from bytefit.data.loaders import LoaderConfig, SequentialConfig
 from bytefit.data.tokenizer import TokenizerConfig
@@ -29,15 +28,21 @@ class Dial:
     """How much smaller a size is than the contest's.
 
     Attributes:
+        seconds, train_steps: the training budget, by the clock (then compiled) or in steps.
+        vocab_size: of the tokenizer; None keeps the contest's.
         dim: width instead of 512.
-        depth: factor on the number of blocks.
+        heads, depth: factors on the numbers of heads and of blocks.
         tables: factor on the rows of hashed tables.
         window: factor on the training windows, which never get shorter than ``min_window`` tokens.
         steps: factor on every length in optimizer steps.
         shard_tokens: pieces into which the coprime loader cuts a small corpus.
+        max_bytes, stride, proof_bytes: how much is scored and proven, and the stride of sliding windows.
     """
 
     size: Size
+    seconds: float | None
+    train_steps: int | None
+    vocab_size: int | None
     dim: int
     heads: float
     depth: float
@@ -54,15 +59,15 @@ class Dial:
 
 
 LAB = Dial(
-    size="lab", dim=160, heads=1 / 4, depth=5 / 9, tables=1 / 4, window=1 / 4, min_window=512, steps=1 / 5, batch_tokens=4096,
+    size="lab", seconds=300.0, train_steps=None, vocab_size=None,
+    dim=160, heads=1 / 4, depth=5 / 9, tables=1 / 4, window=1 / 4, min_window=512, steps=1 / 5, batch_tokens=4096,
     shard_tokens=65_536, budget_bytes=1_000_000, max_bytes=1_000_000, stride=64, proof_bytes=65_536,
 )  # fmt: skip
 TINY = Dial(
-    size="tiny", dim=32, heads=1 / 4, depth=1 / 3, tables=1 / 32, window=1 / 32, min_window=64, steps=1 / 50, batch_tokens=1024,
+    size="tiny", seconds=None, train_steps=40, vocab_size=512,
+    dim=32, heads=1 / 4, depth=1 / 3, tables=1 / 32, window=1 / 32, min_window=64, steps=1 / 50, batch_tokens=1024,
     shard_tokens=4096, budget_bytes=40_000, max_bytes=50_000, stride=32, proof_bytes=2_000,
 )  # fmt: skip
-LAB_SECONDS = 300.0
-TINY_STEPS, TINY_VOCAB = 40, 512
 FULL_DIM = 512
 
 
@@ -72,21 +77,15 @@ def scaled(full: Recipe, dial: Dial, *, full_steps: int) -> Recipe:
     Args:
         full_steps: how many steps the original took; turns its warm-down in steps into a share of the budget.
     """
-    is_tiny = dial.size == "tiny"
     window = max(dial.min_window, round(full.train.seq_len * dial.window))
-    tokenizer = TokenizerConfig(vocab_size=TINY_VOCAB) if is_tiny else full.tokenizer
+    tokenizer = full.tokenizer if dial.vocab_size is None else TokenizerConfig(vocab_size=dial.vocab_size)
     return replace(
         full,
         size=dial.size,
         tokenizer=tokenizer,
         model=_model(full.model, dial, tokenizer.vocab_size, window),
-        train=replace(
-            _train(full.train, dial, full_steps, window),
-            seconds=None if is_tiny else LAB_SECONDS,
-            steps=TINY_STEPS if is_tiny else None,
-            compile=not is_tiny,
-        ),
-        pack=_pack(full.pack, dial),
+        train=_train(full.train, dial, full_steps, window),
+        pack=replace(full.pack, budget_bytes=dial.budget_bytes, fit=True),
         score=ScoreConfig(
             window=window, stride=dial.stride, headline=full.score.headline, max_bytes=dial.max_bytes, proof_bytes=dial.proof_bytes
         ),
@@ -154,6 +153,9 @@ def _train(full: TrainConfig, dial: Dial, full_steps: int, window: int) -> Train
     replay: ReplayConfig | None = full.replay and replace(full.replay, batches=steps(full.replay.batches))
     return replace(
         full,
+        seconds=dial.seconds,
+        steps=dial.train_steps,
+        compile=dial.seconds is not None,
         seq_len=window,
         batch_tokens=dial.batch_tokens,
         micro_batch_tokens=dial.batch_tokens,
@@ -173,7 +175,3 @@ def _loader(loader: LoaderConfig, dial: Dial, rows: int) -> LoaderConfig:
     if isinstance(loader, CoprimeConfig):
         return replace(loader, anneal_steps=max(1, round(loader.anneal_steps * dial.steps)), shard_tokens=dial.shard_tokens)
     return loader
-
-
-def _pack(full: PackConfig, dial: Dial) -> PackConfig:
-    return replace(full, budget_bytes=dial.budget_bytes, fit=True)
