@@ -29,11 +29,11 @@ def plain_loss(model: LanguageModel, ids_BT: Tensor, targets_BT: Tensor, dtype: 
         a, b, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
         return torch.cat([a * cos + b * sin, b * cos - a * sin, rest], dim=-1)
 
-    x = model.embedding[ids_BT]
+    x = model.embedding.weight[ids_BT]
     if model.bigram is not None:
         rows = torch.full_like(ids_BT, model.bigram.buckets - 1)
         rows[:, 1:] = ((36313 * ids_BT[:, 1:]) ^ (27191 * ids_BT[:, :-1])) % (model.bigram.buckets - 1)
-        x = x + model.bigram.scale * F.linear(model.bigram.table[rows], model.bigram.projection.weight)
+        x = x + model.bigram.scale * F.linear(model.bigram.table.weight[rows], model.bigram.projection.weight)
     x = norm(x)
     if model.smear is not None:
         g = torch.sigmoid(model.smear.gate)
@@ -52,7 +52,7 @@ def plain_loss(model: LanguageModel, ids_BT: Tensor, targets_BT: Tensor, dtype: 
         v = F.linear(h, part.value.weight)
         if part.extra_value_scale is not None:
             extra = model.value_embedding
-            v = v + part.extra_value_scale * extra.scale * F.linear(extra.table[ids_BT], extra.projection.weight)
+            v = v + part.extra_value_scale * extra.scale * F.linear(extra.table.weight[ids_BT], extra.projection.weight)
         v = v.unflatten(-1, (groups, width))
         first_values = v if first_values is None else first_values
         if part.value_residual is not None:
@@ -68,7 +68,7 @@ def plain_loss(model: LanguageModel, ids_BT: Tensor, targets_BT: Tensor, dtype: 
         x = x + block.mlp_scale * F.linear(torch.where(u > 0, u, block.mlp.slope * u).square(), block.mlp.down.weight)
         if step.push:
             skips.append(x)
-    logits = F.linear(norm(x), model.embedding)
+    logits = F.linear(norm(x), model.embedding.weight)
     logits = config.head.softcap * torch.tanh(logits / config.head.softcap)
     return F.cross_entropy(logits.flatten(0, 1), targets_BT.flatten())
 

@@ -14,7 +14,7 @@ from bytefit.artifact.codecs import CODEC_BY_NUMBER, Codec
 from bytefit.errors import UserError
 
 MAGIC = b"bytefit\n"
-VERSION = 1
+VERSION = 2
 _HEAD = struct.Struct("<8sBB")  # magic, version, number of sections
 _ENTRY = struct.Struct("<BBIII")  # kind, codec, stored bytes, raw bytes, CRC-32 of the stored bytes
 
@@ -29,6 +29,9 @@ KINDS = {
     "mlp": 7,
     "head": 8,
     "projection": 9,
+    "attention_out": 10,
+    "exponents": 11,
+    "low_rank": 12,
 }
 _KIND_NAMES = {number: name for name, number in KINDS.items()}
 

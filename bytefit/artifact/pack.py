@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from bytefit.artifact.container import Section, bytes_by_part, write_container
+from bytefit.artifact.fit import solve
 from bytefit.artifact.tokenizer_part import pack_tokenizer
 from bytefit.artifact.weights_part import CodecName, model_sections, smallest_section
 from bytefit.config import to_json
@@ -19,11 +18,9 @@ from bytefit.errors import UserError
 from bytefit.model.language_model import ModelConfig
 from bytefit.model.roles import ParameterInfo
 from bytefit.progress import say
-from bytefit.quant.quantise import QuantConfig, quantise_model
-
-# The dial's range: from a sixteenth to eight times the recipe's own number of steps.
-MIN_DIAL, MAX_DIAL = 1 / 16, 8.0
-DIAL_STEPS = 4096  # positions of the dial in each doubling: neighbours differ by some tens of bytes in a million
+from bytefit.quant.calibrate import Statistics
+from bytefit.quant.prune import Ones, find_ones, without_ones
+from bytefit.quant.quantise import QuantConfig, QuantisedModel, Quantiser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,19 +29,23 @@ class PackConfig:
 
     Attributes:
         budget_bytes: most bytes of the whole file.
-        quant: the grid of each role.
-        codec: ``range`` is the entropy coder for codes; the others compress the codes as int8 (or int16) bytes.
+        quant: how the weights of each role are rounded.
+        codec: ``context`` is the entropy coder for codes; the others compress the codes as bytes.
         fit: turn the dial (steps of all grids together) so that the file uses the budget; off keeps the grids as they are.
+        zero_ones: most of the ±1 codes, as a share, that may be set to zero, the cheapest first, to get under the budget (PR #693).
     """
 
     budget_bytes: int
     quant: QuantConfig
-    codec: CodecName = "range"
+    codec: CodecName = "context"
     fit: bool = True
+    zero_ones: float = 0.0
 
     def __post_init__(self) -> None:
         if self.budget_bytes < 1:
             raise ValueError(f"budget_bytes {self.budget_bytes} must be above 0")
+        if not 0 <= self.zero_ones <= 1:
+            raise ValueError(f"zero_ones {self.zero_ones} must lie in 0..1")
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,81 @@ class Packed:
     Attributes:
         data: the file.
         parts: bytes by part; they sum to ``len(data)``.
-        dial: how the grids were scaled to fit.
+        dial: by what all steps were divided to fit.
+        quantised: the codes that are in it.
+        zeroed: how many ±1 codes were set to zero to fit.
+        attempts: how many times the model was rounded and encoded to find this one.
     """
 
     data: bytes
     parts: dict[str, int]
     dial: float
+    quantised: QuantisedModel
+    zeroed: int = 0
+    attempts: int = 1
+
+
+class Packer:
+    """A model ready to be packed at any position of the dial.
+
+    Args:
+        weights: fp32 by parameter name.
+        statistics: of the calibration, where the quantisation needs one.
+        notes: small facts that travel with the model (recipe name, protocol).
+    """
+
+    def __init__(
+        self,
+        weights: dict[str, Tensor],
+        infos: list[ParameterInfo],
+        model: ModelConfig,
+        tokenizer: Tokenizer,
+        config: PackConfig,
+        *,
+        statistics: Statistics | None = None,
+        notes: dict[str, Any] | None = None,
+    ):
+        self.infos, self.config, self.statistics = infos, config, statistics or {}
+        self.quantiser = Quantiser(weights, infos, config.quant, self.statistics)
+        self.fixed = fixed_sections(model, tokenizer, config, notes)
+
+    @property
+    def num_codes(self) -> int:
+        return sum(self.quantiser.weights[name].numel() for name in self.quantiser.rules)
+
+    def at(self, dial: float) -> Packed:
+        """Packed at one position of the dial, whatever the size."""
+        return self._encoded(self.quantiser.at(dial), dial)
+
+    def _encoded(self, quantised: QuantisedModel, dial: float, zeroed: int = 0) -> Packed:
+        sections = [*self.fixed, *model_sections(quantised, self.infos, self.config.codec)]
+        return Packed(write_container(sections), bytes_by_part(sections), dial, quantised, zeroed)
+
+    def _ones(self, packed: Packed) -> Ones:
+        return find_ones(packed.quantised.codes, self.statistics)
+
+    def _zeroing(self, packed: Packed, ones: Ones, count: int) -> Packed:
+        codes = without_ones(packed.quantised.codes, ones, count)
+        return self._encoded(replace(packed.quantised, codes=codes), packed.dial, count)
+
+    def trimmed(self, packed: Packed) -> Packed:
+        """With as many of the cheapest ±1 codes at zero as the budget needs and ``zero_ones`` allows."""
+        budget, most = self.config.budget_bytes, self.config.zero_ones
+        if len(packed.data) <= budget or not most:
+            return packed
+        ones = self._ones(packed)
+        low, high = 0, int(most * len(ones))
+        best = self._zeroing(packed, ones, high)
+        if len(best.data) > budget:
+            return best
+        while high - low > max(1, len(ones) // 2000):
+            middle = (low + high) // 2
+            tried = self._zeroing(packed, ones, middle)
+            if len(tried.data) <= budget:
+                high, best = middle, tried
+            else:
+                low = middle
+        return best
 
 
 def pack(
@@ -69,32 +139,35 @@ def pack(
     tokenizer: Tokenizer,
     config: PackConfig,
     *,
+    statistics: Statistics | None = None,
     notes: dict[str, Any] | None = None,
 ) -> Packed:
     """Quantise and encode a model so that the file holds at most ``config.budget_bytes``.
 
-    Args:
-        weights: fp32 by parameter name.
-        notes: small facts that travel with the model (recipe name, protocol).
-
     Raises:
         UserError: the budget is below what this model can be packed into; the message gives the least.
     """
+    packer = Packer(weights, infos, model, tokenizer, config, statistics=statistics, notes=notes)
+    if config.fit:
+        packed, _, attempts = solve(packer, config.budget_bytes)
+        packed = replace(packed, attempts=attempts)
+    else:
+        packed = _as_it_is(packer)
+    if packed.quantised.floor_rows:
+        rows = sum(len(codes.codes) for codes in packed.quantised.codes.values())
+        say(f"the floor under the steps binds {packed.quantised.floor_rows:,} of {rows:,} rows: it was made for larger weights")
+    return packed
 
-    fixed = fixed_sections(model, tokenizer, config, notes)
 
-    def attempt(dial: float) -> Packed:
-        return pack_at(dial, weights, infos, config, fixed)
-
-    if not config.fit:
-        packed = attempt(1.0)
-        if len(packed.data) > config.budget_bytes:
-            raise UserError(
-                f"the artifact takes {len(packed.data):,} bytes, {len(packed.data) - config.budget_bytes:,} over the budget of "
-                f"{config.budget_bytes:,}; use coarser grids, a smaller model, or --set pack.fit=true"
-            )
-        return packed
-    return turn_dial(attempt, config.budget_bytes)
+def _as_it_is(packer: Packer) -> Packed:
+    budget = packer.config.budget_bytes
+    packed = packer.trimmed(packer.at(1.0))
+    if len(packed.data) > budget:
+        raise UserError(
+            f"the artifact takes {len(packed.data):,} bytes, {len(packed.data) - budget:,} over the budget of "
+            f"{budget:,}; use coarser grids, a smaller model, or --set pack.fit=true"
+        )
+    return packed
 
 
 def fixed_sections(model: ModelConfig, tokenizer: Tokenizer, config: PackConfig, notes: dict[str, Any] | None = None) -> list[Section]:
@@ -104,31 +177,3 @@ def fixed_sections(model: ModelConfig, tokenizer: Tokenizer, config: PackConfig,
         smallest_section("config", json.dumps(record, separators=(",", ":")).encode()),
         smallest_section("tokenizer", pack_tokenizer(tokenizer)),
     ]
-
-
-def pack_at(dial: float, weights: dict[str, Tensor], infos: list[ParameterInfo], config: PackConfig, fixed: list[Section]) -> Packed:
-    """Pack at one position of the dial, whatever the size."""
-    sections = [*fixed, *model_sections(quantise_model(weights, infos, config.quant, dial), infos, config.codec)]
-    return Packed(write_container(sections), bytes_by_part(sections), dial)
-
-
-def turn_dial(attempt: Callable[[float], Packed], budget: int) -> Packed:
-    """The finest dial position whose artifact fits: bisection over positions with the real encoder."""
-    least = attempt(MIN_DIAL)
-    if len(least.data) > budget:
-        raise UserError(
-            f"a budget of {budget:,} bytes is impossible for this model: the least it packs into is {len(least.data):,} bytes; "
-            "raise --bytes or make the model smaller (--set model.dim=...)"
-        )
-    positions = int(np.log2(MAX_DIAL / MIN_DIAL) * DIAL_STEPS)
-    low, high, best = 0, positions + 1, least
-    while high - low > 1:
-        middle = (low + high) // 2
-        packed = attempt(MIN_DIAL * 2 ** (middle / DIAL_STEPS))
-        if len(packed.data) <= budget:
-            low, best = middle, packed
-        else:
-            high = middle
-    if low == 0:
-        say("the budget allows only the coarsest quantisation; expect a large loss")
-    return best

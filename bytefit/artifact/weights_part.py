@@ -1,22 +1,31 @@
-"""A model's weights as sections of an artifact, and back: gains, scales, and one section of codes a role."""
+"""A model's weights as sections of an artifact, and back: gains, steps, corrections, and one section of codes a role."""
 
 from __future__ import annotations
 
-from typing import Literal
+import struct
+from collections.abc import Sequence
+from typing import Literal, cast
 
 import numpy as np
 import torch
 
+from bytefit.artifact.code_stream import decode_codes, encode_codes
 from bytefit.artifact.codecs import CODECS, smallest
 from bytefit.artifact.container import Section
-from bytefit.artifact.entropy import decode_codes, encode_codes
 from bytefit.errors import UserError
 from bytefit.model.language_model import LanguageModel
 from bytefit.model.roles import ParameterInfo, Role
+from bytefit.quant.codes import COARSE, FINE, MAX_OCTAVES, Codes, LogSteps, RowSteps, Steps
+from bytefit.quant.low_rank import Correction, add_correction
 from bytefit.quant.quantise import QuantisedModel
 
-CodecName = Literal["range", "zlib", "zstd", "lzma", "brotli"]
+CodecName = Literal["context", "zlib", "zstd", "lzma", "brotli"]
 CODED_ROLES = tuple(role for role in Role if role is not Role.GAIN)
+
+# How a matrix's steps are stored, in the low half of its byte; the states of its trellis stand in the high half.
+ONE_STEP, HALF_ROWS, SINGLE_ROWS, EXPONENTS, FINE_EXPONENTS = range(5)
+_TRELLISES = (0, 4, 8)
+_CORRECTION = struct.Struct("<HB")  # which coded matrix, and the rank
 
 
 def smallest_section(kind: str, raw: bytes) -> Section:
@@ -24,18 +33,26 @@ def smallest_section(kind: str, raw: bytes) -> Section:
     return Section(kind, codec, payload, len(raw))
 
 
+def _stream_section(kind: str, payload: bytes) -> Section:
+    return Section(kind, CODECS["stored"], payload, len(payload))
+
+
 def model_sections(quantised: QuantisedModel, infos: list[ParameterInfo], codec: CodecName) -> list[Section]:
     """The sections of a quantised model; parameters stand in the model's order."""
-    gains = b"".join(array.astype("<f4").tobytes() for array in quantised.gains.values())
-    scales = b"".join(_scale_bytes(codes.scales) for codes in quantised.codes.values())
-    sections = [smallest_section("gains", gains), smallest_section("scales", scales)]
+    held = quantised.codes
+    sections = [smallest_section("gains", _gain_bytes(list(quantised.gains.values())))]
+    sections.append(smallest_section("scales", b"".join(_step_bytes(codes) for codes in held.values())))
+    exponents = [row for codes in held.values() if isinstance(codes.steps, LogSteps) for row in (codes.steps.rows, codes.steps.columns)]
+    if exponents:
+        sections.append(_stream_section("exponents", encode_codes([row[None] for row in exponents], [0] * len(exponents))))
+    if quantised.corrections:
+        sections.append(smallest_section("low_rank", _correction_bytes(quantised.corrections, list(held))))
     for role in CODED_ROLES:
-        matrices = [quantised.codes[info.name].codes for info in infos if info.role is role and info.name in quantised.codes]
-        if matrices and codec == "range":
-            payload = encode_codes(matrices)
-            sections.append(Section(role.value, CODECS["stored"], payload, len(payload)))
-        elif matrices:
-            raw = _plain_code_bytes(matrices)
+        members = [held[info.name] for info in infos if info.role is role and info.name in held]
+        if members and codec == "context":
+            sections.append(_stream_section(role.value, encode_codes([m.codes for m in members], [m.trellis for m in members])))
+        elif members:
+            raw = _plain_code_bytes([m.codes for m in members])
             sections.append(Section(role.value, CODECS[codec], CODECS[codec].compress(raw), len(raw)))
     return sections
 
@@ -49,77 +66,191 @@ def fill_model(model: LanguageModel, sections: dict[str, Section], codec: str) -
     infos = list(model.parameter_infos())
     coded = [info for info in infos if info.role in CODED_ROLES]
     gains = [info for info in infos if info.role not in CODED_ROLES]
-    scales = _read_scales(sections["scales"].expand(sum(4 + 4 * info.parameter.shape[0] for info in coded)), coded)
+    steps, trellises = _read_steps(sections, coded)
+    corrections = _read_corrections(sections.get("low_rank"), coded)
     with torch.no_grad():
-        _fill_gains(gains, sections["gains"].expand(4 * sum(info.parameter.numel() for info in gains)))
+        _fill_gains(gains, sections["gains"].expand(16 + 8 * len(gains) + 4 * sum(info.parameter.numel() for info in gains)))
         for role in CODED_ROLES:
             members = [info for info in coded if info.role is role]
             if bool(members) != (role.value in sections):
                 raise UserError(f"its {role.value} section is missing or not wanted by its model")
             if not members:
                 continue
-            shapes = [(info.parameter.shape[0], info.parameter.shape[1]) for info in members]
+            shapes = [_shape(info) for info in members]
             section = sections[role.value]
-            if codec == "range":
-                matrices = decode_codes(section.expand(len(section.payload)), shapes)
+            if codec == "context":
+                matrices = decode_codes(section.expand(len(section.payload)), shapes, [trellises[info.name] for info in members])
             else:
-                matrices = _read_plain_codes(section.expand(1 + 2 * sum(rows * columns for rows, columns in shapes)), shapes)
+                matrices = _read_plain_codes(section.expand(1 + 4 * sum(rows * columns for rows, columns in shapes)), shapes)
             for info, codes in zip(members, matrices, strict=True):
-                with np.errstate(over="ignore"):
-                    weights = codes.astype(np.float32) * scales[info.name][:, None]
-                if not np.isfinite(weights).all():
-                    raise UserError(f"its weights {info.name} are not finite")
-                info.parameter.copy_(torch.from_numpy(weights))
+                with np.errstate(over="ignore", invalid="ignore"):
+                    weights = Codes(codes, steps[info.name], cast(Literal[0, 4, 8], trellises[info.name])).weights()
+                    weights = add_correction(weights, corrections.get(info.name))
+                _fill(info, weights)
 
 
-def _scale_bytes(scales: np.ndarray) -> bytes:
-    """One step a matrix stays fp32; one scale a row is fp16, as it was rounded when the codes were chosen."""
-    return len(scales).to_bytes(4, "little") + scales.astype("<f4" if len(scales) == 1 else "<f2").tobytes()
+def _shape(info: ParameterInfo) -> tuple[int, int]:
+    return info.parameter.shape[0], info.parameter.shape[1]
 
 
-def _read_scales(raw: bytes, coded: list[ParameterInfo]) -> dict[str, np.ndarray]:
-    scales: dict[str, np.ndarray] = {}
+def _fill(info: ParameterInfo, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise UserError(f"its weights {info.name} are not finite")
+    info.parameter.copy_(torch.from_numpy(values).view_as(info.parameter))
+
+
+# Steps
+
+
+def _step_bytes(codes: Codes) -> bytes:
+    """A byte that says how, then the steps; exponents stand in a section of their own."""
+    steps, high = codes.steps, codes.trellis << 4
+    if isinstance(steps, LogSteps):
+        kind = EXPONENTS if steps.parts == COARSE else FINE_EXPONENTS
+        return bytes([kind | high]) + struct.pack("<f", steps.base)
+    if len(steps.values) == 1:
+        return bytes([ONE_STEP | high]) + steps.values.astype("<f4").tobytes()
+    kind, dtype = (HALF_ROWS, "<f2") if steps.dtype == "float16" else (SINGLE_ROWS, "<f4")
+    return bytes([kind | high]) + steps.values.astype(dtype).tobytes()
+
+
+def _read_steps(sections: dict[str, Section], coded: list[ParameterInfo]) -> tuple[dict[str, Steps], dict[str, int]]:
+    """Steps and trellis of every coded matrix, by name."""
+    raw = sections["scales"].expand(sum(1 + 4 * _shape(info)[0] for info in coded))
+    steps: dict[str, Steps] = {}
+    trellises: dict[str, int] = {}
+    bases: dict[str, tuple[float, int]] = {}
     position = 0
     for info in coded:
-        count = int.from_bytes(raw[position : position + 4], "little")
-        if count not in (1, info.parameter.shape[0]):
-            raise UserError(f"its scales section gives {count} scales for {info.name}")
-        dtype = np.dtype("<f4" if count == 1 else "<f2")
-        position += 4
-        values = raw[position : position + count * dtype.itemsize]
-        if len(values) != count * dtype.itemsize:
+        if position >= len(raw):
             raise UserError("its scales section is cut short")
-        scales[info.name] = np.frombuffer(values, dtype=dtype).astype(np.float32)
-        position += len(values)
+        kind, trellises[info.name] = raw[position] & 15, raw[position] >> 4
+        if kind > FINE_EXPONENTS or trellises[info.name] not in _TRELLISES:
+            raise UserError(f"its scales section gives {info.name} steps of the unknown kind {raw[position]}")
+        count = _shape(info)[0] if kind in (HALF_ROWS, SINGLE_ROWS) else 1
+        dtype = np.dtype("<f2" if kind == HALF_ROWS else "<f4")
+        part = raw[position + 1 : position + 1 + count * dtype.itemsize]
+        if len(part) != count * dtype.itemsize:
+            raise UserError("its scales section is cut short")
+        values = np.frombuffer(part, dtype=dtype).astype(np.float32)
+        if kind in (EXPONENTS, FINE_EXPONENTS):
+            bases[info.name] = float(values[0]), COARSE if kind == EXPONENTS else FINE
+        else:
+            steps[info.name] = RowSteps(values, "float16" if kind == HALF_ROWS else "float32")
+        position += 1 + len(part)
     if position != len(raw):
         raise UserError("its scales section is longer than its model needs")
-    return scales
+    return steps | _read_exponents(sections.get("exponents"), [info for info in coded if info.name in bases], bases), trellises
+
+
+def _read_exponents(section: Section | None, members: list[ParameterInfo], bases: dict[str, tuple[float, int]]) -> dict[str, Steps]:
+    if bool(members) != (section is not None):
+        raise UserError("its exponents section is missing or not wanted by its scales")
+    if section is None:
+        return {}
+    lengths = [length for info in members for length in _shape(info)]
+    rows = decode_codes(section.expand(len(section.payload)), [(1, length) for length in lengths], [0] * len(lengths))
+    found: dict[str, Steps] = {}
+    for info, row, column in zip(members, rows[::2], rows[1::2], strict=True):
+        base, parts = bases[info.name]
+        if max(np.abs(row).max(), np.abs(column).max()) > 2 * MAX_OCTAVES * parts:
+            raise UserError("its exponents section holds steps beyond any weight")
+        found[info.name] = LogSteps(base, row[0], column[0], parts)
+    return found
+
+
+# Gains
+
+
+def _gain_bytes(gains: Sequence[Codes | np.ndarray]) -> bytes:
+    """fp32 after a zero byte; or, after a one, the step and two streams: each gain's own middle, and what differs from it."""
+    codes = [gain.codes for gain in gains if isinstance(gain, Codes)]
+    if len(codes) < len(gains) or not gains:
+        return b"\0" + b"".join(gain.astype("<f4").tobytes() for gain in gains if isinstance(gain, np.ndarray))
+    first = gains[0]
+    assert isinstance(first, Codes)
+    assert isinstance(first.steps, RowSteps)
+    middles = [int(np.median(row)) if row.size else 0 for row in codes]
+    stream = encode_codes([np.array([middles], dtype=np.int32)], [0])
+    rest = [row - middle for row, middle in zip(codes, middles, strict=True) if row.size]
+    return b"\1" + struct.pack("<fI", first.steps.values[0], len(stream)) + stream + encode_codes(rest, [0] * len(rest))
 
 
 def _fill_gains(infos: list[ParameterInfo], raw: bytes) -> None:
-    if len(raw) != 4 * sum(info.parameter.numel() for info in infos):
+    sizes = [info.parameter.numel() for info in infos]
+    if raw[:1] == b"\0" and len(raw) == 1 + 4 * sum(sizes):
+        values = np.frombuffer(raw[1:], dtype="<f4").astype(np.float32)
+        parts = np.split(values, np.cumsum(sizes)[:-1])
+    elif raw[:1] == b"\1" and len(raw) >= 9:
+        step, length = struct.unpack_from("<fI", raw, 1)
+        middles = decode_codes(raw[9 : 9 + length], [(1, len(infos))], [0])[0][0]
+        rest = iter(decode_codes(raw[9 + length :], [(1, size) for size in sizes if size], [0] * sum(size > 0 for size in sizes)))
+        empty = np.zeros((1, 0), dtype=np.int32)
+        rows = [(next(rest) if size else empty) + middle for size, middle in zip(sizes, middles, strict=True)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = [RowSteps(np.array([step], dtype=np.float32), "float32").scale(row)[0] for row in rows]
+    else:
         raise UserError("its gains section does not fit its model")
-    values = np.frombuffer(raw, dtype="<f4").astype(np.float32)
-    if not np.isfinite(values).all():
-        raise UserError("its gains are not finite")
-    start = 0
-    for info in infos:
-        count = info.parameter.numel()
-        info.parameter.copy_(torch.from_numpy(values[start : start + count]).view_as(info.parameter))
-        start += count
+    for info, part in zip(infos, parts, strict=True):
+        _fill(info, part)
+
+
+# Low-rank corrections
+
+
+def _correction_bytes(corrections: dict[str, Correction], names: list[str]) -> bytes:
+    """How many; for each its matrix, rank and fp32 steps; then the codes of all as one stream."""
+    heads = bytes([len(corrections)])
+    codes = []
+    for name, pair in corrections.items():
+        heads += _CORRECTION.pack(names.index(name), len(pair[0].codes))
+        for part in pair:
+            assert isinstance(part.steps, RowSteps)
+            heads += part.steps.values.astype("<f4").tobytes()
+            codes.append(part.codes)
+    return heads + encode_codes(codes, [0] * len(codes))
+
+
+def _read_corrections(section: Section | None, coded: list[ParameterInfo]) -> dict[str, Correction]:
+    if section is None:
+        return {}
+    raw = section.expand(sum(4 * min(_shape(info)) * (2 + sum(_shape(info))) for info in coded) + 1024)
+    infos, ranks, all_steps = [], [], []
+    position = 1
+    try:
+        for _ in range(raw[0]):
+            index, rank = _CORRECTION.unpack_from(raw, position)
+            position += _CORRECTION.size
+            infos.append(coded[index])
+            ranks.append(rank)
+            if not 1 <= rank <= min(_shape(coded[index])):
+                raise UserError(f"its low_rank section asks for rank {rank} of {coded[index].name}")
+            for _ in range(2):
+                all_steps.append(np.frombuffer(raw, dtype="<f4", count=rank, offset=position).astype(np.float32))
+                position += 4 * rank
+    except (struct.error, IndexError, ValueError):
+        raise UserError("its low_rank section is cut short") from None
+    shapes = [(rank, length) for info, rank in zip(infos, ranks, strict=True) for length in _shape(info)]
+    codes = decode_codes(raw[position:], shapes, [0] * len(shapes))
+    parts = [Codes(array, RowSteps(steps, "float32")) for array, steps in zip(codes, all_steps, strict=True)]
+    return {info.name: (parts[2 * i], parts[2 * i + 1]) for i, info in enumerate(infos)}
+
+
+# Codes for general-purpose compressors
 
 
 def _plain_code_bytes(matrices: list[np.ndarray]) -> bytes:
-    """Codes for a general-purpose compressor: a byte that gives the width (1 or 2), then int8 or int16 codes."""
+    """A byte that gives the width (1, 2 or 4), then the codes as integers of so many bytes."""
     flat = np.concatenate([codes.ravel() for codes in matrices])
-    width = 1 if np.abs(flat).max(initial=0) <= 127 else 2
+    largest = np.abs(flat).max(initial=0)
+    width = 1 if largest <= 127 else 2 if largest <= 32_767 else 4
     return bytes([width]) + flat.astype(f"<i{width}").tobytes()
 
 
 def _read_plain_codes(raw: bytes, shapes: list[tuple[int, int]]) -> list[np.ndarray]:
     width = raw[0] if raw else 0
     sizes = [rows * columns for rows, columns in shapes]
-    if width not in (1, 2) or len(raw) != 1 + width * sum(sizes):
+    if width not in (1, 2, 4) or len(raw) != 1 + width * sum(sizes):
         raise UserError("a section of codes does not fit its model")
     flat = np.frombuffer(raw[1:], dtype=f"<i{width}").astype(np.int32)
     pieces = np.split(flat, np.cumsum(sizes)[:-1])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bytefit.model.exclusive import ExclusiveConfig, exclude_own_value
-from bytefit.model.linear import Linear, rms_norm
+from bytefit.model.linear import Linear, multiply, rms_norm
 from bytefit.model.output_gate import OutputGate, OutputGateConfig
 from bytefit.model.roles import Role, parameter
 from bytefit.model.rotary import RotaryConfig, rotate
@@ -151,7 +151,7 @@ class Attention(nn.Module):
         self.query = Linear(dim, dim, Role.ATTENTION)
         self.key = Linear(dim, self.kv_dim, Role.ATTENTION)
         self.value = Linear(dim, self.kv_dim, Role.ATTENTION)
-        self.out = Linear(dim, dim, Role.ATTENTION, zero_init=True)
+        self.out = Linear(dim, dim, Role.ATTENTION_OUT, zero_init=True)
         self.q_gain = parameter(torch.full((self.num_heads,), config.q_gain_init), Role.GAIN)
         self.extra_value_scale = parameter(torch.ones(()), Role.GAIN) if embeds_values else None
         self.value_residual: ValueResidual | None = None
@@ -165,9 +165,7 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, shared: Shared, cache: LayerCache | None = None) -> Tensor:
         """``cache``: keys and values of earlier positions; the new ones are appended."""
         B, T, D = x_BTD.shape
-        # Three matrices for the optimizer, one matmul for the machine.
-        weight = torch.cat([part.weight_as(x_BTD.dtype) for part in (self.query, self.key, self.value)])
-        q, k, v = torch.split(F.linear(x_BTD, weight), [D, self.kv_dim, self.kv_dim], dim=-1)
+        q, k, v = multiply(x_BTD, (self.query, self.key, self.value))
         # Seam "qk": norm, rotary positions, gain.
         q_BTHK = rms_norm(q.view(B, T, self.num_heads, self.head_dim))
         k_BTGK = rms_norm(k.view(B, T, self.num_kv_heads, self.head_dim))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bytefit.data.tokenizer import BOS_ID
-from bytefit.model.linear import Linear
+from bytefit.model.linear import Linear, Table
 from bytefit.model.roles import Role, parameter
 
 FACTORS = (36_313, 27_191)  # of this token and the one before it; with ids below 2^16 the products fit 32 bits unsigned
@@ -47,7 +47,7 @@ class BigramHash(nn.Module):
     def __init__(self, config: BigramHashConfig, dim: int):
         super().__init__()
         self.buckets, self.mask_documents = config.buckets, config.mask_documents
-        self.table = parameter(torch.zeros(config.buckets, config.dim), Role.TABLE)
+        self.table = Table(torch.zeros(config.buckets, config.dim))
         self.projection = Linear(config.dim, dim, Role.PROJECTION, orthogonal_gain=config.orthogonal_gain)
         self.scale = parameter(torch.tensor(config.scale_init), Role.GAIN)
 
@@ -59,4 +59,4 @@ class BigramHash(nn.Module):
 
     def forward(self, ids_BT: Tensor, dtype: torch.dtype) -> Tensor:
         """What is added to the token rows: (B, T, D)."""
-        return self.scale.to(dtype) * self.projection(F.embedding(self.rows(ids_BT), self.table).to(dtype))
+        return self.scale.to(dtype) * self.projection(self.table(self.rows(ids_BT), dtype))

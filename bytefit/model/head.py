@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bytefit.model.linear import Linear, Table
 from bytefit.model.roles import Role, parameter
 
 
@@ -51,7 +52,7 @@ class Head(nn.Module):
 
     def __init__(self, config: HeadConfig, vocab_size: int, dim: int):
         super().__init__()
-        self.weight = None if config.tied else parameter(torch.zeros(vocab_size, dim), Role.HEAD)
+        self.matrix = None if config.tied else Linear(dim, vocab_size, Role.HEAD, zero_init=True)
         self.caps: nn.Parameter | None = None
         self.softcap: float | None = None
         if isinstance(config.softcap, LearnedCaps):
@@ -59,9 +60,9 @@ class Head(nn.Module):
         else:
             self.softcap = config.softcap
 
-    def raw_logits(self, x_BTD: Tensor, table_VD: Tensor) -> Tensor:
+    def raw_logits(self, x_BTD: Tensor, table: Table) -> Tensor:
         """Logits in the dtype of ``x``, not yet capped."""
-        return F.linear(x_BTD, (table_VD if self.weight is None else self.weight).to(x_BTD.dtype))
+        return table.as_head(x_BTD) if self.matrix is None else self.matrix(x_BTD)
 
     def cap(self, logits: Tensor) -> Tensor:
         """Logits in fp32, softly bounded."""

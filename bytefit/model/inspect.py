@@ -30,7 +30,7 @@ def cost_by_part(config: ModelConfig) -> list[PartCost]:
     for info in model.parameter_infos():
         size = info.parameter.numel()
         times = applications[info.block] if info.block is not None else 1
-        is_output = info.role is Role.HEAD or (info.parameter is model.embedding and config.head.tied)
+        is_output = info.role is Role.HEAD or (info.parameter is model.embedding.weight and config.head.tied)
         work = size * times if info.role in MATRIX_ROLES else size if is_output or info.role is Role.PROJECTION else 0
         rows.append(PartCost(info.name, info.role, tuple(info.parameter.shape), size, work))
     return rows

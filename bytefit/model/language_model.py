@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bytefit.model.attention import Attention, AttentionConfig, LayerCache, Shared, takes
@@ -18,7 +17,7 @@ from bytefit.model.bigram import BigramHashConfig
 from bytefit.model.block import Block
 from bytefit.model.head import HeadConfig
 from bytefit.model.lanes import Lanes, ParallelLanesConfig, merge_lanes
-from bytefit.model.linear import OrthogonalInit, rms_norm
+from bytefit.model.linear import OrthogonalInit, Table, rms_norm
 from bytefit.model.mlp import MlpConfig
 from bytefit.model.plan import Plan, check_plan, num_blocks, num_skips
 from bytefit.model.roles import ParameterInfo, Role, parameter, role_of
@@ -125,7 +124,7 @@ class LanguageModel(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config, self.plan = config, config.plan
-        self.embedding = parameter(torch.randn(config.vocab_size, config.dim) * config.embed_init_std, Role.TABLE)
+        self.embedding = Table(torch.randn(config.vocab_size, config.dim) * config.embed_init_std)
         self.bigram = config.bigram.build(config.dim) if config.bigram else None
         self.smear = config.smear.build(config.dim) if config.smear else None
         kv_dim = config.attention.kv_dim(config.dim)
@@ -158,7 +157,7 @@ class LanguageModel(nn.Module):
 
     def embed(self, ids_BT: Tensor, dtype: torch.dtype) -> Tensor:
         """Seam "embed": the table's rows (B, T, D), what is added to them, the norm, the smear gate."""
-        x = F.embedding(ids_BT, self.embedding).to(dtype)
+        x = self.embedding(ids_BT, dtype)
         if self.bigram is not None:
             x = x + self.bigram(ids_BT, dtype)
         x = rms_norm(x)

@@ -1,15 +1,31 @@
-"""A bias-free linear map with an fp32 master weight that is cast where it is used."""
+"""Linear maps and tables: fp32 master weights that are cast where they are used, with a place to listen and one to round.
+
+Two things hook in here and nowhere else. Training may put a ``rounding`` module on a map, which stands between the master weight and
+the matmul (fake quantisation). Calibration may put an ``observer`` on a map or a table, which sees what goes in and comes out.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bytefit.model.roles import Role, parameter
+
+
+class Observer(Protocol):
+    """Listens to one map or table (calibration)."""
+
+    def multiplied(self, x: Tensor, y: Tensor) -> None:
+        """``y = x Wᵀ`` was computed; x (…, in), y (…, out)."""
+
+    def looked_up(self, ids: Tensor, rows: Tensor) -> None:
+        """Rows (…, dim) were taken from a table."""
 
 
 class Linear(nn.Module):
@@ -27,13 +43,52 @@ class Linear(nn.Module):
         if not zero_init:
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
         self.weight = parameter(weight, role)
+        self.rounding: nn.Module | None = None
+        self.observer: Observer | None = None
 
     def weight_as(self, dtype: torch.dtype) -> Tensor:
         """The weight as the matmul sees it (out, in)."""
-        return self.weight.to(dtype)
+        weight = self.weight if self.rounding is None else self.rounding(self.weight)
+        return weight.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight_as(x.dtype))
+        return multiply(x, (self,))[0]
+
+
+def multiply(x: Tensor, maps: Sequence[Linear]) -> Sequence[Tensor]:
+    """Every map's output for the same input: several matrices for the optimizer, one matmul for the machine."""
+    weights = [part.weight_as(x.dtype) for part in maps]
+    if len(weights) == 1:
+        outputs: Sequence[Tensor] = (F.linear(x, weights[0]),)
+    else:
+        outputs = torch.split(F.linear(x, torch.cat(weights)), [weight.size(0) for weight in weights], dim=-1)
+    for part, y in zip(maps, outputs, strict=True):
+        if part.observer is not None:
+            part.observer.multiplied(x, y)
+    return outputs
+
+
+class Table(nn.Module):
+    """Rows looked up by id; also the output matrix of a tied head."""
+
+    def __init__(self, rows: Tensor):
+        super().__init__()
+        self.weight = parameter(rows, Role.TABLE)
+        self.observer: Observer | None = None
+
+    def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
+        """(…) -> (…, dim)"""
+        rows = F.embedding(ids, self.weight).to(dtype)
+        if self.observer is not None:
+            self.observer.looked_up(ids, rows)
+        return rows
+
+    def as_head(self, x: Tensor) -> Tensor:
+        """``x Tᵀ``: (…, dim) -> (…, rows)."""
+        y = F.linear(x, self.weight.to(x.dtype))
+        if self.observer is not None:
+            self.observer.multiplied(x, y)
+        return y
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,14 +18,15 @@ class Role(enum.Enum):
     """The kinds of parameters."""
 
     TABLE = "table"  # rows looked up by id (a tied embedding too)
-    ATTENTION = "attention"  # matrices of attention
+    ATTENTION = "attention"  # query, key and value matrices
+    ATTENTION_OUT = "attention_out"  # output matrices of attention, which quantise worse than the others (PR #578)
     MLP = "mlp"  # matrices of the MLP
     PROJECTION = "projection"  # matrices that bring a side table's rows to the width of a stream
     HEAD = "head"  # an untied output matrix
     GAIN = "gain"  # per-channel, per-head and scalar factors
 
 
-MATRIX_ROLES = (Role.ATTENTION, Role.MLP)  # the blocks' matrices: what Muon is made for
+MATRIX_ROLES = (Role.ATTENTION, Role.ATTENTION_OUT, Role.MLP)  # the blocks' matrices: what Muon is made for
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bytefit.model.linear import Linear
+from bytefit.model.linear import Linear, Table
 from bytefit.model.roles import Role, parameter
 
 
@@ -45,10 +44,10 @@ class ValueEmbeddingConfig:
 class ValueEmbedding(nn.Module):
     def __init__(self, config: ValueEmbeddingConfig, vocab_size: int, kv_dim: int):
         super().__init__()
-        self.table = parameter(torch.randn(vocab_size, config.dim) * config.init_std, Role.TABLE)
+        self.table = Table(torch.randn(vocab_size, config.dim) * config.init_std)
         self.projection = Linear(config.dim, kv_dim, Role.PROJECTION, orthogonal_gain=config.orthogonal_gain)
         self.scale = parameter(torch.tensor(config.scale_init), Role.GAIN)
 
     def forward(self, ids_BT: Tensor, dtype: torch.dtype) -> Tensor:
         """What the blocks share, before their own scale: (B, T, G*K)."""
-        return self.scale.to(dtype) * self.projection(F.embedding(ids_BT, self.table).to(dtype))
+        return self.scale.to(dtype) * self.projection(self.table(ids_BT, dtype))

@@ -101,6 +101,7 @@ class OptimizerConfig:
         return {
             Role.TABLE: "tables",
             Role.ATTENTION: "matrices",
+            Role.ATTENTION_OUT: "matrices",
             Role.MLP: "matrices",
             Role.PROJECTION: self.projections,
             Role.HEAD: "head",

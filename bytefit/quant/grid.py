@@ -1,65 +1,93 @@
-"""Grids: where a weight may land. Codes are signed integers; a weight is ``code * scale`` of its row.
+"""Grids: where a weight may land. Codes are signed integers; a weight is its code's point times the steps of its row and column.
 
-Two kinds:
+* ``RowGrid``: each row has a step of its own and codes have end points, as in the contest (int6 is −31…31).
+* ``StepGrid``: one step for the whole matrix and no end points; an entropy coder pays for the tails. At equal bytes this does less
+  plain damage than rows spread to their maximum: a row with small weights gets fewer bits by itself.
+* ``EqualDamageGrid``: a step for each column and row such that every weight's error costs the same (``equal_damage.py``).
 
-* ``RowGrid``: each row is spread over ``levels`` steps up to its largest weight, as the contest did (int8 is 127 levels,
-  int6 is 31). One fp16 scale a row.
-* ``StepGrid``: one step for the whole matrix and no end points; an entropy coder pays for the tails. At equal bytes this
-  does less damage: a row with small weights gets fewer bits by itself (rate theory: equal steps are equal damage).
-
-``dial`` multiplies the number of steps of every grid of a model; the byte budget is met by turning it.
+The dial of the byte budget divides all steps of a model by one number.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from bytefit.errors import UserError
+from bytefit.quant.clip import Clip, FixedClip, RowMaximum, Searched
 
-MAX_CODE = 32_767
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A quantised matrix.
-
-    Attributes:
-        codes: int32 (rows, cols).
-        scales: float32 (rows,) or, with one step for the matrix, (1,).
-    """
-
-    codes: np.ndarray
-    scales: np.ndarray
-
-    def weights(self) -> np.ndarray:
-        """float32 (rows, cols)."""
-        return self.codes.astype(np.float32) * self.scales[:, None]
+MAX_CODE = 1 << 20
+SMALLEST_FP16 = float(np.finfo(np.float16).tiny)  # the smallest normal fp16: below it digits are lost
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowGrid:
-    """Row maximum over ``levels`` steps on each side of zero.
+    """A step a row.
 
     Attributes:
-        levels: 127 is int8, 31 is int6.
+        lowest, highest: end points of the codes; both None leaves them open. Int8 is −127…127; PR #578 used −32…31.
+        levels: steps between zero and the row's reach (None: ``highest``).
+        clip: how far a row reaches.
+        floor: no step is smaller than this (1/31, 1/15 in the contest); None, or it destroys rows of small weights.
+        scale_dtype: how steps are stored; codes are chosen for the step as stored.
     """
 
-    levels: int
+    lowest: int | None
+    highest: int | None
+    levels: int | None = None
+    clip: Clip = field(default_factory=RowMaximum)
+    floor: float | None = None
+    scale_dtype: Literal["float16", "float32"] = "float16"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.levels <= 2047:
-            raise ValueError(f"levels {self.levels} must lie in 1..2047 (31 is int6, 127 is int8)")
+        if (self.lowest is None) != (self.highest is None):
+            raise ValueError("give both ends of the codes, lowest and highest, or neither")
+        if self.highest is None and self.levels is None:
+            raise ValueError("a grid without end points needs levels")
+        if self.highest is not None and self.lowest is not None and not (-MAX_CODE <= self.lowest <= 0 < self.highest <= MAX_CODE):
+            raise ValueError(f"codes {self.lowest}..{self.highest} must reach from 0 or below to 1 or above")
+        if self.levels is not None and not 1 <= self.levels <= MAX_CODE:
+            raise ValueError(f"levels {self.levels} must lie in 1..{MAX_CODE} (31 is int6, 127 is int8)")
+        if self.floor is not None and not self.floor > 0:
+            raise ValueError(f"floor {self.floor} must be above 0, or null")
 
-    def quantise(self, weights: np.ndarray, dial: float) -> Codes:
-        levels = float(np.clip(round(self.levels * dial), 1, MAX_CODE))
-        # The scale is rounded to its stored dtype first, so that codes are chosen for the scale the decoder will use.
-        scales = (np.abs(weights).max(axis=1) / levels).astype(np.float16).astype(np.float32)
-        tiny = np.float32(np.finfo(np.float16).tiny)
-        scales = np.maximum(scales, tiny)
-        codes = np.clip(np.round(weights / scales[:, None]), -levels, levels).astype(np.int32)
-        return Codes(codes, scales)
+    def ends(self, dial: float) -> tuple[int, int]:
+        """Lowest and highest code at a position of the dial."""
+        if self.lowest is None or self.highest is None:
+            return -MAX_CODE, MAX_CODE
+        return max(-MAX_CODE, round(self.lowest * dial)), min(MAX_CODE, max(1, round(self.highest * dial)))
+
+    def steps(self, w: Tensor, dial: float, clip: FixedClip) -> tuple[Tensor, int]:
+        """The steps (…, rows) as stored, and how many rows the floor binds."""
+        levels = float(self.levels if self.levels is not None else self.highest or 1) * dial
+        reach = clip.reach(w)
+        steps = reach / levels
+        bound = 0
+        if self.floor is not None:
+            bound = int((steps < self.floor).sum())
+            steps = steps.clamp_min(self.floor)
+        if self.highest is None:  # codes without ends must still fit what the format holds
+            steps = torch.maximum(steps, w.abs().amax(-1) / MAX_CODE)
+        steps = steps.masked_fill(reach == 0, 1.0)  # a row of zeros needs no step, but some number
+        return steps.to(getattr(torch, self.stored_dtype(steps))).float(), bound
+
+    def stored_dtype(self, steps: Tensor) -> Literal["float16", "float32"]:
+        """fp16 where that was asked for and holds the steps to three digits: a finely turned dial makes them too small."""
+        return "float16" if self.scale_dtype == "float16" and float(steps.min()) >= SMALLEST_FP16 else "float32"
+
+    def candidates(self) -> tuple[FixedClip, ...]:
+        return self.clip.among if isinstance(self.clip, Searched) else (self.clip,)
+
+
+def integer_grid(bits: int, clip: Clip | None = None) -> RowGrid:
+    """Symmetric codes of so many bits: 2 is −1…1 (ternary), 6 is −31…31, 8 is −127…127."""
+    if not 2 <= bits <= 16:
+        raise ValueError(f"bits {bits} must lie in 2..16")
+    highest = 2 ** (bits - 1) - 1
+    return RowGrid(lowest=-highest, highest=highest, clip=clip or RowMaximum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,24 +104,45 @@ class StepGrid:
         if not 0.01 <= self.fineness <= 4096:
             raise ValueError(f"fineness {self.fineness} must lie in 0.01..4096")
 
-    def quantise(self, weights: np.ndarray, dial: float) -> Codes:
-        rms = float(np.sqrt(np.mean(weights.astype(np.float64) ** 2)))
-        step = np.float32(max(rms / (self.fineness * dial), np.abs(weights).max() / MAX_CODE, 1e-30))
-        return Codes(np.round(weights / step).astype(np.int32), np.array([step], dtype=np.float32))
+    def step(self, w: Tensor, dial: float) -> Tensor:
+        """The step (…, 1)."""
+        rms = w.double().square().mean((-1, -2)).sqrt()
+        step = torch.maximum(rms / (self.fineness * dial), w.abs().amax((-1, -2)).double() / MAX_CODE).clamp_min(1e-30)
+        return step.float()[..., None]
 
 
-Grid = RowGrid | StepGrid
+@dataclass(frozen=True, kw_only=True)
+class EqualDamageGrid:
+    """Steps ``c / (L_jj · √G_ii)`` for column j and row i, one c for the whole model, no end points (WaterSIC, arXiv 2603.04956).
 
+    L is the Cholesky factor of the inputs' second moment in the order of rounding, G the second moment of the outputs' gradients.
 
-def quantise(weights: np.ndarray, grid: Grid, dial: float = 1.0) -> Codes:
-    """Round to the nearest point of the grid.
-
-    Args:
-        weights: float (rows, cols).
-
-    Raises:
-        UserError: NaN or infinite weights.
+    Attributes:
+        step: c: the square root of twelve times the nats a token that each weight's error may cost (times two); the dial divides it.
+        row_factors: whether rows differ by their gradients; needs a calibration with gradients.
+        trellis: 0 rounds each weight by itself; 4 or 8 states choose whole columns of codes together (trellis-coded quantisation).
+        rate_weight: how much a code's price counts against its error: 0 takes the nearest point, 1 the slope of the curve of bytes against
+            damage. A little is best for a model's loss (benchmarks/rate.py): the full slope shrinks all weights at once, and none lets
+            feedback pile up weights of any size where the calibration saw next to nothing.
+        damp: share of the mean diagonal added to the inputs' second moment.
+        rescale: steps are fitted to the codes again afterwards: one factor for the matrix, which is free, or one for each row and
+            column, which takes finer exponents.
     """
-    if not np.isfinite(weights).all():
-        raise UserError("the weights hold NaN or infinite values; the run diverged (lower the learning rates)")
-    return grid.quantise(weights.astype(np.float32), dial)
+
+    step: float = 0.01
+    row_factors: bool = True
+    trellis: Literal[0, 4, 8] = 8
+    rate_weight: float = 0.15
+    damp: float = 1e-3
+    rescale: Literal["none", "matrix", "rows and columns"] = "matrix"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step < 1e6:
+            raise ValueError(f"step {self.step} must lie in (0, 1e6)")
+        if not 0 <= self.rate_weight <= 4:
+            raise ValueError(f"rate_weight {self.rate_weight} must lie in 0..4")
+        if not 0 <= self.damp <= 1:
+            raise ValueError(f"damp {self.damp} must lie in 0..1")
+
+
+Grid = RowGrid | StepGrid | EqualDamageGrid

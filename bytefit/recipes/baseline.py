@@ -1,8 +1,8 @@
 """``baseline``: the contest's naive baseline, and the parts of a recipe that every contest system shares.
 
 Differences from the published script: rotary tables stay fp32 (bf16 in the ``as_submitted`` form), tables and their Adam states are
-fp32 (bf16 there), the scored tail is exact, and the int8 grid spreads each row to its maximum (the script cuts at the 0.9999984
-quantile and keeps scales above 1/127). The sequential loader is the original's.
+fp32 (bf16 there), the scored tail is exact, and steps have no floor (the script keeps them above 1/127). The sequential loader is the
+original's.
 """
 
 from __future__ import annotations
@@ -19,29 +19,33 @@ from bytefit.model.plan import unet_plan
 from bytefit.model.rotary import RotaryConfig
 from bytefit.optim.groups import AdamConfig, MuonConfig, OptimizerConfig
 from bytefit.optim.schedule import WarmdownConfig
-from bytefit.quant.grid import RowGrid
-from bytefit.quant.quantise import QuantConfig
+from bytefit.quant.clip import Percentile
+from bytefit.quant.grid import integer_grid
+from bytefit.quant.prune import PruneConfig
+from bytefit.quant.quantise import MatrixQuant, QuantConfig
 from bytefit.recipes.recipe import Recipe, ScoreConfig
 from bytefit.train.config import TrainConfig
 
 BUDGET_BYTES = 16_000_000
 TOKENIZER = TokenizerConfig(vocab_size=1024, normalization="nmt_nfkc")
 HEAD = HeadConfig(tied=True, softcap=30.0)
-INT8 = RowGrid(levels=127)
+INT8 = MatrixQuant(grid=integer_grid(8, Percentile(share=0.9999984)))
 STEPS = 13_780  # that the original took in its 600 s
 
 
-def packed_as(levels: int, codec: CodecName, *, fit: bool = True) -> PackConfig:
-    """Blocks' matrices at so many levels, everything else int8, under one general-purpose compressor.
+def packed_as(
+    matrices: MatrixQuant, codec: CodecName, *, fit: bool = True, prune: PruneConfig | None = None, zero_ones: float = 0.0
+) -> PackConfig:
+    """The blocks' matrices rounded by one rule, everything else int8, under one general-purpose compressor.
 
-    With ``fit`` the levels are scaled to the budget: without the originals' scale floors and pruning, fixed levels may not fit.
+    With ``fit`` all steps are scaled to the budget: without the originals' floors under the steps, fixed levels may not fit.
     """
-    grid = RowGrid(levels=levels)
     return PackConfig(
         budget_bytes=BUDGET_BYTES,
-        quant=QuantConfig(table=INT8, attention=grid, mlp=grid, projection=INT8, head=INT8),
+        quant=QuantConfig(table=INT8, attention=matrices, mlp=matrices, projection=INT8, head=INT8, prune=prune),
         codec=codec,
         fit=fit,
+        zero_ones=zero_ones,
     )
 
 
@@ -78,6 +82,6 @@ def baseline(*, as_submitted: bool = False) -> Recipe:
             compile=True,
             dtype="bfloat16",
         ),
-        pack=packed_as(127, "zlib", fit=False),
+        pack=packed_as(INT8, "zlib", fit=False),
         score=ScoreConfig(window=1024, stride=64, headline="full"),
     )

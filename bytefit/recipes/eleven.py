@@ -16,11 +16,22 @@ from bytefit.model.value_embedding import ValueEmbeddingConfig
 from bytefit.optim.average import AverageConfig
 from bytefit.optim.groups import AdamConfig, MuonConfig, OptimizerConfig
 from bytefit.optim.schedule import WarmdownConfig
-from bytefit.recipes.baseline import baseline, packed_as
+from bytefit.quant.clip import Searched
+from bytefit.quant.gptq import Gptq
+from bytefit.quant.grid import RowGrid
+from bytefit.quant.quantise import MatrixQuant
+from bytefit.recipes.baseline import baseline
 from bytefit.recipes.recipe import Recipe, ScoreConfig
 
 NUM_BLOCKS = 11
 SIDE_TABLE_GAIN = (2 * NUM_BLOCKS) ** -0.5  # on the starts of the side tables' projections, in all but PR #1171
+
+
+def contest_gptq(highest: int, *, block: int, damp: float) -> MatrixQuant:
+    """What PR #578, #606 and #1171 call GPTQ: the best of five percentiles for each row by plain rounding, then feedback through the
+    inverse second moment itself, the column with the smallest input first."""
+    grid = RowGrid(lowest=-highest, highest=highest, clip=Searched())
+    return MatrixQuant(grid=grid, rounding=Gptq(order="ascending", downdate=False, block=block, damp=damp))
 
 
 def eleven_layers(name: str, *, bigram_buckets: int, mlp: ReluSquaredConfig, num_kv_heads: int = 4, side_table_gain: float) -> Recipe:
@@ -64,6 +75,5 @@ def eleven_layers(name: str, *, bigram_buckets: int, mlp: ReluSquaredConfig, num
             schedule=WarmdownConfig(steps=3500),
             average=AverageConfig(ema_decay=0.997),
         ),
-        pack=packed_as(31, "zstd"),
         score=ScoreConfig(window=2048, stride=64),
     )

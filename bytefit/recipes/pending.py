@@ -11,64 +11,6 @@ from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
-class FakeQuantConfig:
-    """Rounding in the forward pass of training.
-
-    Attributes:
-        kind: straight-through, soft rounding with annealed sharpness, or a sigmoid in the backward pass.
-        lowest, highest: range of the codes.
-        percentile: of a row's magnitudes at which it is clipped; None takes the row's maximum.
-        below: active while the factor on the learning rates is below this; above 1 from the first step.
-    """
-
-    kind: Literal["straight_through", "soft_round", "sigmoid"]
-    lowest: int
-    highest: int
-    percentile: float | None
-    below: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class CrownQConfig:
-    """Penalty on the rounding error of every row: weight, levels of its step, and when it is on."""
-
-    weight: float = 0.01
-    levels: int = 15
-    below: float = 0.15
-
-
-@dataclass(frozen=True, kw_only=True)
-class GptqConfig:
-    """Rounding with error feedback.
-
-    Attributes:
-        variant: A, the inverse Hessian without downdating; B, its upper Cholesky factor.
-        levels: codes lie in ±levels.
-        block, damp: columns a block, and the share of the mean diagonal that is added.
-        damp_times: how often the damping is added (PR #693: when the Hessian is taken and when it is used).
-        calibration: where the inputs come from: training text inside the clock, text that the model writes, or random ids.
-        batches, batch_tokens: how much of it.
-    """
-
-    variant: Literal["A", "B"]
-    levels: int
-    block: int
-    damp: float
-    calibration: Literal["training", "model", "random"]
-    damp_times: int = 1
-    batches: int = 256
-    batch_tokens: int = 2048
-
-
-@dataclass(frozen=True, kw_only=True)
-class PruneConfig:
-    """Zeroing weights: a share of the smallest before rounding, or just as many ±1 codes as the budget needs."""
-
-    share: float = 0.0
-    ones_to_fit: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class AdaptConfig:
     """Score-first test-time training.
 
@@ -102,18 +44,10 @@ class AdaptConfig:
 class PendingConfig:
     """What the original did, or said that it did, and this version does not do yet. None: the original has none of it."""
 
-    fake_quant: FakeQuantConfig | None = None
-    crown_q: CrownQConfig | None = None
-    gptq: GptqConfig | None = None
-    prune: PruneConfig | None = None
     adapt: AdaptConfig | None = None
 
 
 TITLES = {
-    "fake_quant": "fake quantisation in training",
-    "crown_q": "the CROWN-Q penalty",
-    "gptq": "GPTQ (weights are rounded to the nearest code instead)",
-    "prune": "pruning",
     "adapt": "test-time training",
 }
 

@@ -16,18 +16,18 @@ from bytefit.model.plan import unet_plan
 from bytefit.optim.groups import AdamConfig, MuonConfig, OptimizerConfig
 from bytefit.optim.schedule import WarmdownConfig
 from bytefit.quant.grid import StepGrid
-from bytefit.quant.quantise import QuantConfig
+from bytefit.quant.quantise import MatrixQuant, QuantConfig
 from bytefit.recipes.recipe import Recipe, ScoreConfig
 from bytefit.train.config import TrainConfig
 
 # The tied table is also the output matrix: its rounding noise goes straight into the logits. Equal damage a byte asks for
 # steps five times finer there than in the hidden matrices.
 QUANT = QuantConfig(
-    table=StepGrid(fineness=24.0),
-    head=StepGrid(fineness=24.0),
-    attention=StepGrid(fineness=5.0),
-    mlp=StepGrid(fineness=5.0),
-    projection=StepGrid(fineness=8.0),
+    table=MatrixQuant(grid=StepGrid(fineness=24.0)),
+    head=MatrixQuant(grid=StepGrid(fineness=24.0)),
+    attention=MatrixQuant(grid=StepGrid(fineness=5.0)),
+    mlp=MatrixQuant(grid=StepGrid(fineness=5.0)),
+    projection=MatrixQuant(grid=StepGrid(fineness=8.0)),
 )
 
 

@@ -8,9 +8,13 @@ from bytefit.data.coprime import CoprimeConfig
 from bytefit.model.exclusive import ExclusiveConfig
 from bytefit.model.mlp import ReluSquaredConfig
 from bytefit.optim.average import AverageConfig, SnapshotConfig
+from bytefit.quant.calibrate import CalibrationConfig, ModelText, RandomIds
+from bytefit.quant.clip import Percentile
+from bytefit.quant.fake import FakeQuantConfig, StraightThrough
+from bytefit.quant.prune import PruneConfig
 from bytefit.recipes.baseline import packed_as
-from bytefit.recipes.eleven import eleven_layers
-from bytefit.recipes.pending import AdaptConfig, FakeQuantConfig, GptqConfig, PendingConfig, PruneConfig
+from bytefit.recipes.eleven import contest_gptq, eleven_layers
+from bytefit.recipes.pending import AdaptConfig, PendingConfig
 from bytefit.recipes.recipe import Recipe
 
 STEPS = 6_333  # that the original took in its 600 s, from its step time
@@ -26,7 +30,7 @@ def pr1171(*, as_submitted: bool = False) -> Recipe:
         "pr1171", bigram_buckets=6144, mlp=ReluSquaredConfig(width=3.5, slope=0.5), num_kv_heads=8, side_table_gain=1.0
     )  # fmt: skip
     optimizer = base.train.optimizer
-    fake_quant = FakeQuantConfig(kind="straight_through", lowest=-16, highest=15, percentile=0.9995, below=0.15)
+    fake_quant = FakeQuantConfig(rounding=StraightThrough(), lowest=-16, highest=15, clip=Percentile(share=0.9995), below=0.15)
     return replace(
         base,
         model=replace(base.model, attention=replace(base.model.attention, exclusive=ExclusiveConfig())),
@@ -40,12 +44,11 @@ def pr1171(*, as_submitted: bool = False) -> Recipe:
                 clip_when="before averaging",
             ),
             average=AverageConfig(ema_decay=0.997, swa=SnapshotConfig(every=50, below=0.2), use="ema" if as_submitted else "held_out"),
-        ),
-        pack=packed_as(15, "zstd"),
-        pending=PendingConfig(
             fake_quant=None if as_submitted else fake_quant,
-            gptq=GptqConfig(variant="A", levels=15, block=64, damp=0.002, calibration="random" if as_submitted else "model"),
-            prune=PruneConfig(share=0.03),
+        ),
+        calibrate=CalibrationConfig(source=RandomIds() if as_submitted else ModelText(), windows=256, batch_windows=4),
+        pack=packed_as(contest_gptq(15, block=64, damp=0.002), "zstd", prune=PruneConfig(share=0.03)),
+        pending=PendingConfig(
             adapt=AdaptConfig(chunk_tokens=262_144, stride=64, epochs=5, optimizer="adamw", lr=1e-4, last_blocks=2),
         ),
     )

@@ -10,8 +10,11 @@ from dataclasses import replace
 from bytefit.model.mlp import ReluSquaredConfig
 from bytefit.optim.groups import AdamConfig, MuonConfig, OptimizerConfig
 from bytefit.optim.schedule import WarmdownConfig
+from bytefit.quant.clip import Percentile
+from bytefit.quant.fake import FakeQuantConfig, StraightThrough
+from bytefit.quant.grid import RowGrid
+from bytefit.quant.quantise import MatrixQuant
 from bytefit.recipes.baseline import baseline, packed_as
-from bytefit.recipes.pending import FakeQuantConfig, PendingConfig
 from bytefit.recipes.recipe import Recipe, ScoreConfig
 
 STEPS = 10_535  # that the original took in its 600 s
@@ -35,10 +38,8 @@ def pr128(*, as_submitted: bool = False) -> Recipe:
                 gains=AdamConfig(lr=0.02),
             ),
             schedule=WarmdownConfig(steps=3000),
+            fake_quant=FakeQuantConfig(rounding=StraightThrough(), lowest=-31, highest=31, clip=Percentile(share=0.9999984), below=1.01),
         ),
-        pack=packed_as(31, "zstd"),
+        pack=packed_as(MatrixQuant(grid=RowGrid(lowest=-32, highest=31)), "zstd"),
         score=ScoreConfig(window=4096, stride=64),
-        pending=PendingConfig(
-            fake_quant=FakeQuantConfig(kind="straight_through", lowest=-31, highest=31, percentile=0.9999984, below=1.01)
-        ),
     )

@@ -5,22 +5,30 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bytefit.model.mlp import ReluSquaredConfig
-from bytefit.recipes.eleven import SIDE_TABLE_GAIN, eleven_layers
-from bytefit.recipes.pending import AdaptConfig, FakeQuantConfig, GptqConfig, PendingConfig
+from bytefit.quant.calibrate import CalibrationConfig, TrainingText
+from bytefit.quant.clip import Percentile
+from bytefit.quant.fake import FakeQuantConfig, StraightThrough
+from bytefit.recipes.baseline import packed_as
+from bytefit.recipes.eleven import SIDE_TABLE_GAIN, contest_gptq, eleven_layers
+from bytefit.recipes.pending import AdaptConfig, PendingConfig
 from bytefit.recipes.recipe import Recipe
 
 STEPS = 6_990  # that the original took in its 600 s
 
 
 def pr578(*, as_submitted: bool = False) -> Recipe:
-    """26,993,756 parameters. In the ``as_submitted`` form the fake quantisation is off: its compiled script never ran it."""
+    """26,993,756 parameters. In the ``as_submitted`` form the fake quantisation is off: its compiled script never ran it.
+
+    The original's steps are never finer than 1/31, which rounds most weights to zero; here they have no floor.
+    """
     base = eleven_layers("pr578", bigram_buckets=2048, mlp=ReluSquaredConfig(width=3.0), side_table_gain=SIDE_TABLE_GAIN)
-    fake_quant = FakeQuantConfig(kind="straight_through", lowest=-32, highest=31, percentile=0.9995, below=0.5)
+    fake_quant = FakeQuantConfig(rounding=StraightThrough(), lowest=-32, highest=31, clip=Percentile(share=0.9995), below=0.5)
     return replace(
         base,
+        train=replace(base.train, fake_quant=None if as_submitted else fake_quant),
+        calibrate=CalibrationConfig(source=TrainingText(), windows=256, batch_windows=4),
+        pack=packed_as(contest_gptq(31, block=128, damp=0.01), "zstd"),
         pending=PendingConfig(
-            fake_quant=None if as_submitted else fake_quant,
-            gptq=GptqConfig(variant="A", levels=31, block=128, damp=0.01, calibration="training"),
             adapt=AdaptConfig(
                 chunk_tokens=32_768, stride=64, epochs=3, optimizer="sgd", lr=0.002, train_chunks=200, frozen_blocks=(0, 1), ema_decay=0.995
             ),

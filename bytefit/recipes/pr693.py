@@ -10,15 +10,27 @@ from bytefit.model.mlp import ReluSquaredConfig
 from bytefit.model.value_residual import ValueResidualConfig
 from bytefit.optim.average import AverageConfig, SnapshotConfig
 from bytefit.optim.schedule import WarmdownConfig
+from bytefit.quant.calibrate import CalibrationConfig, TrainingText
+from bytefit.quant.clip import Percentile, RowMaximum, Searched
+from bytefit.quant.crown import CrownQConfig
+from bytefit.quant.fake import FakeQuantConfig, SigmoidGradient, SoftRound
+from bytefit.quant.gptq import Gptq
+from bytefit.quant.grid import RowGrid
+from bytefit.quant.prune import PruneConfig
+from bytefit.quant.quantise import MatrixQuant
 from bytefit.recipes.baseline import packed_as
-from bytefit.recipes.eleven import SIDE_TABLE_GAIN, eleven_layers
-from bytefit.recipes.pending import AdaptConfig, CrownQConfig, FakeQuantConfig, GptqConfig, PendingConfig, PruneConfig
+from bytefit.recipes.eleven import SIDE_TABLE_GAIN, contest_gptq, eleven_layers
+from bytefit.recipes.pending import AdaptConfig, PendingConfig
 from bytefit.recipes.recipe import Recipe
 from bytefit.train.config import ReplayConfig
 
 STEPS_693, STEPS_606 = 6_613, 6_163  # that the originals took
 LEAKY = 0.5
 TIGHT_SWA = SnapshotConfig(every=50, below=0.2)
+# Each of five percentiles gets a whole pass with feedback, and one of them serves a matrix, by the plain error of its weights.
+FULL_GPTQ = MatrixQuant(
+    grid=RowGrid(lowest=-31, highest=31, clip=Searched(each="matrix", judge="feedback")), rounding=Gptq(damp=0.01, damp_times=2)
+)
 
 
 def pr693(*, as_submitted: bool = False) -> Recipe:
@@ -29,7 +41,7 @@ def pr693(*, as_submitted: bool = False) -> Recipe:
     base = eleven_layers(
         "pr693", bigram_buckets=3072, mlp=ReluSquaredConfig(width=3.0, slope=LEAKY), side_table_gain=SIDE_TABLE_GAIN
     )  # fmt: skip
-    fake_quant = FakeQuantConfig(kind="sigmoid", lowest=-31, highest=31, percentile=None, below=0.15)
+    fake_quant = FakeQuantConfig(rounding=SigmoidGradient(), lowest=-31, highest=31, clip=RowMaximum(), below=0.15)
     return replace(
         base,
         model=replace(base.model, attention=replace(base.model.attention, value_residual=ValueResidualConfig())),
@@ -38,14 +50,11 @@ def pr693(*, as_submitted: bool = False) -> Recipe:
             schedule=WarmdownConfig(steps=4000),
             average=AverageConfig(ema_decay=0.997, swa=TIGHT_SWA, use="blend", swa_share=0.5),
             replay=ReplayConfig(batches=100, epochs=2, lr_scale=0.1),
-        ),
-        pack=packed_as(31, "lzma"),
-        pending=PendingConfig(
             fake_quant=None if as_submitted else fake_quant,
             crown_q=CrownQConfig(),
-            gptq=GptqConfig(variant="B", levels=31, block=128, damp=0.01, damp_times=2, calibration="training", batch_tokens=98_304),
-            prune=PruneConfig(ones_to_fit=True),
         ),
+        calibrate=CalibrationConfig(source=TrainingText(), windows=12_288, batch_windows=48),
+        pack=packed_as(FULL_GPTQ, "lzma", zero_ones=0.1),
     )
 
 
@@ -57,16 +66,18 @@ def pr606(*, as_submitted: bool = False) -> Recipe:
     base = eleven_layers(
         "pr606", bigram_buckets=8192, mlp=ReluSquaredConfig(width=3.5, slope=LEAKY), num_kv_heads=8, side_table_gain=SIDE_TABLE_GAIN
     )
-    fake_quant = FakeQuantConfig(kind="soft_round", lowest=-16, highest=15, percentile=0.9995, below=0.5)
+    fake_quant = FakeQuantConfig(rounding=SoftRound(), lowest=-16, highest=15, clip=Percentile(share=0.9995), below=0.5)
     return replace(
         base,
         model=replace(base.model, attention=replace(base.model.attention, exclusive=ExclusiveConfig())),
-        train=replace(base.train, average=AverageConfig(ema_decay=0.997, swa=TIGHT_SWA, use="ema" if as_submitted else "held_out")),
-        pack=packed_as(15, "zstd"),
-        pending=PendingConfig(
+        train=replace(
+            base.train,
+            average=AverageConfig(ema_decay=0.997, swa=TIGHT_SWA, use="ema" if as_submitted else "held_out"),
             fake_quant=None if as_submitted else fake_quant,
-            gptq=GptqConfig(variant="A", levels=15, block=128, damp=0.01, calibration="training"),
-            prune=PruneConfig(share=0.02),
+        ),
+        calibrate=CalibrationConfig(source=TrainingText(), windows=256, batch_windows=4),
+        pack=packed_as(contest_gptq(15, block=128, damp=0.01), "zstd", prune=PruneConfig(share=0.02)),
+        pending=PendingConfig(
             adapt=AdaptConfig(chunk_tokens=131_072, stride=32, epochs=3, optimizer="adamw", lr=1e-4, last_blocks=2, temperature=0.98),
         ),
     )

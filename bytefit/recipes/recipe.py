@@ -8,6 +8,7 @@ from typing import Literal
 from bytefit.artifact.pack import PackConfig
 from bytefit.data.tokenizer import TokenizerConfig
 from bytefit.model.language_model import ModelConfig
+from bytefit.quant.calibrate import CalibrationConfig
 from bytefit.recipes.pending import PendingConfig
 from bytefit.train.config import TrainConfig
 
@@ -47,6 +48,7 @@ class Recipe:
         name, size: which recipe function made it.
         tokenizer: trained when the dataset is built for this run; a given dataset keeps its own.
         model: its ``vocab_size`` is replaced by the dataset's when the run starts.
+        calibrate: what the rounding learns about the matrices' inputs; None where it needs nothing.
         pending: what the original has and this version does not run; reported, never silently ignored.
     """
 
@@ -56,6 +58,7 @@ class Recipe:
     tokenizer: TokenizerConfig
     model: ModelConfig
     train: TrainConfig
+    calibrate: CalibrationConfig | None = None
     pack: PackConfig
     score: ScoreConfig
     pending: PendingConfig = field(default_factory=PendingConfig)
@@ -63,6 +66,10 @@ class Recipe:
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed {self.seed} must lie in 0..2^63 - 1")
+        if self.pack.quant.needs_inputs and self.calibrate is None:
+            raise ValueError("pack.quant rounds by what matrices see; say where that is measured (calibrate)")
+        if self.pack.zero_ones and self.calibrate is None:
+            raise ValueError("pack.zero_ones goes by what matrices see; say where that is measured (calibrate)")
         longest = max(self.train.seq_len, self.score.window)
         if longest > self.model.context:
             raise ValueError(f"model.context {self.model.context} is shorter than the longest window ({longest} tokens); raise it")

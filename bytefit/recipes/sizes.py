@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bytefit.artifact.pack import PackConfig
 from bytefit.data.coprime import CoprimeConfig
 from bytefit.data.loaders import LoaderConfig, SequentialConfig
 from bytefit.data.tokenizer import TokenizerConfig
@@ -19,6 +20,8 @@ from bytefit.model.rotary import RotaryConfig
 from bytefit.optim.average import AverageConfig, SnapshotConfig
 from bytefit.optim.groups import OptimizerConfig
 from bytefit.optim.schedule import WarmdownConfig
+from bytefit.quant.fake import FakeQuantConfig
+from bytefit.quant.quantise import QuantConfig
 from bytefit.recipes.recipe import Recipe, ScoreConfig, Size
 from bytefit.train.config import ReplayConfig, TrainConfig
 
@@ -37,6 +40,7 @@ class Dial:
         steps: factor on every length in optimizer steps.
         shard_tokens: pieces into which the coprime loader cuts a small corpus.
         max_bytes, stride, proof_bytes: how much is scored and proven, and the stride of sliding windows.
+        windows: most windows of a calibration.
     """
 
     size: Size
@@ -56,17 +60,18 @@ class Dial:
     max_bytes: int
     stride: int
     proof_bytes: int
+    windows: int
 
 
 LAB = Dial(
     size="lab", seconds=300.0, train_steps=None, vocab_size=None,
     dim=160, heads=1 / 4, depth=5 / 9, tables=1 / 4, window=1 / 4, min_window=512, steps=1 / 5, batch_tokens=4096,
-    shard_tokens=65_536, budget_bytes=1_000_000, max_bytes=1_000_000, stride=64, proof_bytes=65_536,
+    shard_tokens=65_536, budget_bytes=1_000_000, max_bytes=1_000_000, stride=64, proof_bytes=65_536, windows=128,
 )  # fmt: skip
 TINY = Dial(
     size="tiny", seconds=None, train_steps=40, vocab_size=512,
     dim=32, heads=1 / 4, depth=1 / 3, tables=1 / 32, window=1 / 32, min_window=64, steps=1 / 50, batch_tokens=1024,
-    shard_tokens=4096, budget_bytes=40_000, max_bytes=50_000, stride=32, proof_bytes=2_000,
+    shard_tokens=4096, budget_bytes=40_000, max_bytes=50_000, stride=32, proof_bytes=2_000, windows=32,
 )  # fmt: skip
 FULL_DIM = 512
 
@@ -85,11 +90,18 @@ def scaled(full: Recipe, dial: Dial, *, full_steps: int) -> Recipe:
         tokenizer=tokenizer,
         model=_model(full.model, dial, tokenizer.vocab_size, window),
         train=_train(full.train, dial, full_steps, window),
-        pack=replace(full.pack, budget_bytes=dial.budget_bytes, fit=True),
+        calibrate=full.calibrate and replace(full.calibrate, windows=min(full.calibrate.windows, dial.windows), batch_windows=16),
+        pack=_pack(full.pack, dial),
         score=ScoreConfig(
             window=window, stride=dial.stride, headline=full.score.headline, max_bytes=dial.max_bytes, proof_bytes=dial.proof_bytes
         ),
     )
+
+
+def _pack(full: PackConfig, dial: Dial) -> PackConfig:
+    quant: QuantConfig = full.quant
+    prune = quant.prune and replace(quant.prune, min_size=quant.prune.min_size * dial.dim**2 // FULL_DIM**2)
+    return replace(full, budget_bytes=dial.budget_bytes, fit=True, quant=replace(quant, prune=prune))
 
 
 def _model(full: ModelConfig, dial: Dial, vocab_size: int, window: int) -> ModelConfig:
@@ -150,6 +162,9 @@ def _train(full: TrainConfig, dial: Dial, full_steps: int, window: int) -> Train
         swa: SnapshotConfig | None = average.swa and replace(average.swa, every=steps(average.swa.every))
         decay = average.ema_decay and round(1 - (1 - average.ema_decay) / dial.steps, 4)
         average = replace(average, ema_decay=decay, swa=swa, held_out_tokens=average.held_out_tokens // 8)
+    fake_quant: FakeQuantConfig | None = full.fake_quant
+    if fake_quant is not None and fake_quant.ramp_steps:
+        fake_quant = replace(fake_quant, ramp_steps=steps(fake_quant.ramp_steps))
     replay: ReplayConfig | None = full.replay and replace(full.replay, batches=steps(full.replay.batches))
     return replace(
         full,
@@ -164,6 +179,7 @@ def _train(full: TrainConfig, dial: Dial, full_steps: int, window: int) -> Train
         schedule=schedule,
         average=average,
         replay=replay,
+        fake_quant=fake_quant,
         warmup_steps=2,
         dtype="auto",
     )

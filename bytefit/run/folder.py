@@ -41,6 +41,10 @@ class RunFolder:
         return self.path / "checkpoint"
 
     @property
+    def calibration(self) -> Path:
+        return self.path / "calibration.safetensors"
+
+    @property
     def artifact(self) -> Path:
         return self.path / "model.bytefit"
 
@@ -93,8 +97,8 @@ class RunFolder:
 def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> RunFolder:
     """Make the folder, or take up the run in it.
 
-    A run may be taken up with other ``pack`` and ``score`` settings: then these steps are done again. Its model, training and
-    dataset must be the same.
+    A run may be taken up with other ``calibrate``, ``pack`` and ``score`` settings: then these steps are done again. Its model, training
+    and dataset must be the same.
 
     Raises:
         UserError: the folder holds another run, or one that was not asked to be resumed.
@@ -141,7 +145,9 @@ def trained_weights(folder: RunFolder) -> dict[str, Tensor]:
 
 def _training_part(record: Any) -> Any:
     """A recipe without the settings that a trained run may still change."""
-    return {key: value for key, value in record.items() if key not in ("pack", "score")} if isinstance(record, dict) else record
+    return (
+        {key: value for key, value in record.items() if key not in ("calibrate", "pack", "score")} if isinstance(record, dict) else record
+    )
 
 
 def _first_difference(held: Any, wanted: Any, path: str = "") -> str:

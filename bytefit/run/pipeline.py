@@ -75,7 +75,7 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
     def compare_it() -> None:
         write_json(folder.compressors, compare_compressors(dataset, recipe, ledger))
 
-    step(folder.pack, [folder.checkpoint / "state.json"], ("fit", "encode"), pack_it)
+    step(folder.pack, [folder.checkpoint / "state.json"], ("calibrate", "fit", "encode"), pack_it)
     step(folder.score, [folder.pack], ("score",), score_it)
     if recipe.score.proof_bytes:
         step(folder.proof, [folder.pack], ("prove",), prove_it)

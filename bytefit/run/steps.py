@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bytefit.artifact.fit import MIN_LOG
 from bytefit.artifact.load import Artifact, load_artifact
-from bytefit.artifact.pack import MIN_DIAL, Packed, fixed_sections, pack, pack_at
+from bytefit.artifact.pack import Packed, Packer, pack
+from bytefit.config import to_json
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.data.embedded import embedded_dataset
 from bytefit.data.tokenizer import BOS_ID
@@ -20,7 +23,18 @@ from bytefit.errors import UserError
 from bytefit.files import write_bytes, write_json
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
-from bytefit.progress import say
+from bytefit.progress import progress_bar, say
+from bytefit.quant.calibrate import (
+    CalibrationConfig,
+    Statistics,
+    TrainingText,
+    calibration_batches,
+    collect,
+    load_statistics,
+    nothing_known,
+    recollect,
+    save_statistics,
+)
 from bytefit.ranks import Ranks
 from bytefit.recipes.pending import inactive
 from bytefit.recipes.recipe import Recipe
@@ -93,8 +107,9 @@ def check_before_training(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> Non
     except ValueError as error:
         raise UserError(f"train.curriculum: {error}") from None
     if recipe.pack.fit:
-        fixed = fixed_sections(recipe.model, dataset.tokenizer, recipe.pack)
-        floor = pack_at(MIN_DIAL, _weights(model), list(model.parameter_infos()), recipe.pack, fixed)
+        infos = list(model.parameter_infos())
+        packer = Packer(_weights(model), infos, recipe.model, dataset.tokenizer, recipe.pack, statistics=nothing_known(infos))
+        floor = packer.at(2.0**MIN_LOG)
         if len(floor.data) > recipe.pack.budget_bytes:
             raise UserError(
                 f"a budget of {recipe.pack.budget_bytes:,} bytes is impossible: even untrained and as coarse as can be, this model "
@@ -106,14 +121,60 @@ def _weights(model: LanguageModel) -> dict[str, Tensor]:
     return {name: p.detach().float() for name, p in model.named_parameters()}
 
 
+def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Statistics:
+    """What the trained model's matrices see, from ``calibration.safetensors`` where that was measured like this already."""
+    config = recipe.calibrate
+    if config is None:
+        return {}
+    gradients = recipe.pack.quant.needs_gradients
+    wanted = {"config": to_json(config), "gradients": gradients, "seed": recipe.seed}
+    if fresh(folder.calibration, [folder.checkpoint / "state.json"]):
+        held = load_statistics(folder.calibration)
+        if held is not None and held[1] == wanted:
+            return held[0]
+    model = trained_model(folder, recipe)
+    with ledger.measure("calibrate"):
+        batches = _batches(model, config, recipe, dataset, ledger)
+        bar = progress_bar(batches, total=-(-config.windows // config.batch_windows), desc="calibrating", unit=" batches")
+        statistics = collect(model, bar, gradients=gradients, seed=recipe.seed)
+    save_statistics(folder.calibration, statistics, wanted)
+    return statistics
+
+
+def _batches(model: LanguageModel, config: CalibrationConfig, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Iterator[Tensor]:
+    """The text to calibrate on; training text ends when the seconds that training left for it are used."""
+    started, reserve = ledger.read("calibrate"), recipe.train.reserve_seconds
+
+    def out_of_time() -> bool:
+        return reserve > 0 and isinstance(config.source, TrainingText) and ledger.read("calibrate") - started > reserve
+
+    return calibration_batches(
+        config, model, train=dataset.train, tokenizer=dataset.tokenizer, seq_len=recipe.train.seq_len, seed=recipe.seed, stop_at=out_of_time
+    )
+
+
 def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Packed:
-    """Quantise and pack, leaving ``model.bytefit`` and ``pack.json``."""
+    """Calibrate, quantise and pack, leaving ``model.bytefit`` and ``pack.json``."""
+    statistics = calibrate_step(folder, recipe, dataset, ledger)
     model = trained_model(folder, recipe)
     notes = {"recipe": recipe.name, "size": recipe.size, "window": recipe.score.window, "stride": recipe.score.stride}
-    with ledger.measure("fit" if recipe.pack.fit else "encode"):
-        packed = pack(_weights(model), list(model.parameter_infos()), recipe.model, dataset.tokenizer, recipe.pack, notes=notes)
+
+    infos = list(model.parameter_infos())
+
+    def packed_with(statistics: Statistics) -> Packed:
+        with ledger.measure("fit" if recipe.pack.fit else "encode"):
+            return pack(_weights(model), infos, recipe.model, dataset.tokenizer, recipe.pack, statistics=statistics, notes=notes)
+
+    packed = packed_with(statistics)
+    if recipe.calibrate is not None and recipe.calibrate.sequential:
+        with ledger.measure("calibrate"):
+            rounded = {name: torch.from_numpy(packed.quantised.weights(name)) for name, _ in model.named_parameters()}
+            statistics = recollect(model, rounded, list(_batches(model, recipe.calibrate, recipe, dataset, ledger)), statistics)
+        packed = packed_with(statistics)
     write_bytes(folder.artifact, packed.data)
-    write_json(folder.pack, {"bytes": len(packed.data), "budget": recipe.pack.budget_bytes, "parts": packed.parts, "dial": packed.dial})
+    record = {"bytes": len(packed.data), "budget": recipe.pack.budget_bytes, "parts": packed.parts, "dial": packed.dial}
+    record |= {"attempts": packed.attempts, "zeroed": packed.zeroed, "floor_rows": packed.quantised.floor_rows}
+    write_json(folder.pack, record)
     return packed
 
 

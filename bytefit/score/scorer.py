@@ -63,7 +63,7 @@ def target_nats(model: LanguageModel, tokens: np.ndarray, protocol: Protocol, dt
         raise UserError(f"window {protocol.window} is longer than the model's context of {model.config.context} tokens")
     windows = protocol.windows(len(tokens))
     nats = np.full(max(0, len(tokens) - 1), np.nan)
-    device = model.embedding.device
+    device = model.embedding.weight.device
     sequence = torch.from_numpy(tokens).to(device)
     with torch.inference_mode(), progress_bar(total=len(windows), desc=title, unit=" windows") as bar:
         done_nats = done_targets = 0.0

@@ -70,7 +70,7 @@ def _loss_under(model: LanguageModel, weights: Weights, held_out: TokenStream, c
             p.copy_(weights[name])
         for first in range(0, len(starts), rows):
             batch = starts[first : first + rows]
-            tokens = torch.stack([torch.from_numpy(held_out.read(start, seq_len + 1)) for start in batch]).to(model.embedding.device)
+            tokens = torch.stack([torch.from_numpy(held_out.read(start, seq_len + 1)) for start in batch]).to(model.embedding.weight.device)
             total += float(model(tokens[:, :-1], tokens[:, 1:], dtype)) * len(batch)
     finally:
         for name, p in parameters.items():

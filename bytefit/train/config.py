@@ -10,6 +10,8 @@ from bytefit.model.plan import Plan, check_plan
 from bytefit.optim.average import AverageConfig
 from bytefit.optim.groups import OptimizerConfig
 from bytefit.optim.schedule import WarmdownConfig
+from bytefit.quant.crown import CrownQConfig
+from bytefit.quant.fake import FakeQuantConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +68,13 @@ class TrainConfig:
         batch_tokens: tokens a step, over all ranks; a multiple of ``seq_len``.
         micro_batch_tokens: most tokens in one forward pass on one rank (gradients are accumulated).
         average: averages of the weights, one of which is packed; None packs the last weights.
+        fake_quant: train with rounded weights from some moment on.
+        crown_q: penalty on the rounding error of every row from some moment on; not part of the loss that is logged.
         warmup_steps: steps taken and undone before the clock starts (they compile and touch memory).
         compile: run the loss through ``torch.compile``.
         dtype: of activations; ``auto`` takes the faster one here. Weights, averages and Adam's states are fp32.
         checkpoint_seconds: time between checkpoints.
+        reserve_seconds: part of ``seconds`` that is left for calibrating on training text, which the contest counts as training.
     """
 
     seconds: float | None = None
@@ -83,10 +88,18 @@ class TrainConfig:
     average: AverageConfig | None = None
     replay: ReplayConfig | None = None
     curriculum: CurriculumConfig | None = None
+    fake_quant: FakeQuantConfig | None = None
+    crown_q: CrownQConfig | None = None
     warmup_steps: int = 2
     compile: bool = False
     dtype: DtypeName = "auto"
     checkpoint_seconds: float = 60.0
+    reserve_seconds: float = 0.0
+
+    @property
+    def loop_seconds(self) -> float | None:
+        """What the training loop may use of the clock."""
+        return None if self.seconds is None else self.seconds - self.reserve_seconds
 
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.steps is None):
@@ -99,5 +112,9 @@ class TrainConfig:
             raise ValueError(f"batch_tokens {self.batch_tokens} must be a multiple of seq_len {self.seq_len}")
         if self.micro_batch_tokens < self.seq_len:
             raise ValueError(f"micro_batch_tokens {self.micro_batch_tokens} must be at least seq_len {self.seq_len}")
+        if not 0 <= self.reserve_seconds < (self.seconds or 1e300):
+            raise ValueError(
+                f"reserve_seconds {self.reserve_seconds} must not be negative, and less than the budget of {self.seconds} seconds"
+            )
         if self.warmup_steps < 0 or self.checkpoint_seconds <= 0:
             raise ValueError("warmup_steps must not be negative and checkpoint_seconds must be above 0")

@@ -55,12 +55,17 @@ class Position:
         step_seconds: what a step takes (median of recent ones); 0 while unknown.
         main_steps: how many steps came before the replay; None until it begins.
         replayed: how many of the batches before it the replay goes over.
+        lowest_scale: the lowest factor on the learning rates so far, the rise at the very start left out. What comes on when the rates
+            have fallen goes by this, so that it stays on where they rise again (a replay, or a clock that is read anew).
+        rounded_from: the step at which fake quantisation began; None until it does.
     """
 
     step: int = 0
     step_seconds: float = 0.0
     main_steps: int | None = None
     replayed: int = 0
+    lowest_scale: float = 1.0
+    rounded_from: int | None = None
 
     def begin_replay(self, config: TrainConfig, moment: Moment) -> None:
         """The steps in order are over; what is left of the budget decides how many batches come again."""
@@ -71,6 +76,18 @@ class Position:
             else:
                 left = ((moment.total_seconds or 0.0) - moment.seconds) / self.step_seconds if self.step_seconds else 0.0
             self.replayed = min(config.replay.batches, self.step, math.ceil(left / config.replay.epochs))
+
+    def begin_step(self, config: TrainConfig, scale: float) -> None:
+        """Note the factor on the learning rates of the step that comes, and whether fake quantisation begins with it."""
+        if self.step >= config.schedule.ramp_steps:
+            self.lowest_scale = min(self.lowest_scale, scale)
+        if config.fake_quant is not None and self.rounded_from is None and self.lowest_scale < config.fake_quant.below:
+            self.rounded_from = self.step
+
+    @property
+    def rounded_steps(self) -> int | None:
+        """Steps taken with fake quantisation; None before it begins."""
+        return None if self.rounded_from is None else self.step - self.rounded_from
 
 
 def next_step(config: TrainConfig, moment: Moment, position: Position) -> tuple[int, float] | None:
@@ -145,8 +162,11 @@ def train(
         running = averages.tensors() if averages and not finished else {}
         save_checkpoint(checkpoint_folder, Checkpoint(weights, running, final or {}, state, progress))
 
-    saved_at, finished = time.monotonic(), False
-    with _catch_signals() as stop_asked, _progress(config, ranks, position.step, ledger) as show, ledger.measure("train"):
+    saved_at, finished, preparation = time.monotonic(), False, stepper.preparation
+    with (
+        _catch_signals() as stop_asked, _progress(config, ranks, position.step, ledger) as show, ledger.measure("train"),
+        preparation.undone_afterwards(),
+    ):  # fmt: skip
         while True:
             due = time.monotonic() - saved_at > config.checkpoint_seconds
             seconds, position.step_seconds, save_now = ranks.from_first([ledger.read("train"), position.step_seconds, float(due)])
@@ -163,6 +183,8 @@ def train(
             batch, scale = todo
             model.run_plan(plans[-1] if config.curriculum is None or moment.fraction >= config.curriculum.until else plans[0])
             started = ledger.read("train")
+            position.begin_step(config, scale)
+            preparation.begin_step(lowest_scale=position.lowest_scale, rounded_steps=position.rounded_steps)
             loss = stepper.step(optimizers, batch=batch, step=position.step, lr_scale=scale)
             position.step += 1
             if averages is not None:
@@ -175,7 +197,7 @@ def train(
             if metrics is not None:
                 record = {"step": position.step, "seconds": round(ledger.read("train"), 3), "loss": round(loss, 6)}
                 record |= {"lr_scale": round(scale, 5), "tokens": position.step * config.batch_tokens, "batch": batch}
-                metrics.write(record)
+                metrics.write(record | preparation.record(position.step))
             show(position.step, loss)
             if ranks.any(bool(stop_asked)):
                 break
@@ -197,7 +219,7 @@ def _moment(config: TrainConfig, position: Position, seconds: float) -> Moment:
         step=position.step,
         seconds=seconds,
         total_steps=config.steps,
-        total_seconds=config.seconds,
+        total_seconds=config.loop_seconds,
         step_seconds=position.step_seconds or None,
         reserved_steps=config.replay.steps if config.replay else 0,
     )

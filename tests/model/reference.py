@@ -38,14 +38,14 @@ class Plain:
     def embed(self, ids: Sequence[int]) -> Vectors:
         """Token row, plus what the hash of the last two tokens looks up, normed, then smeared."""
         w, bigram, smear = self.weights, self.config.bigram, self.config.smear
-        x = [w["embedding"][token] for token in ids]
+        x = [w["embedding.weight"][token] for token in ids]
         if bigram is not None:
             for t in range(len(ids)):
                 if t == 0 or (bigram.mask_documents and ids[t] == BOS):
                     row = bigram.buckets - 1
                 else:
                     row = ((36313 * ids[t]) ^ (27191 * ids[t - 1])) % (bigram.buckets - 1)
-                x[t] = x[t] + w["bigram.scale"] * (w["bigram.projection.weight"] @ w["bigram.table"][row])
+                x[t] = x[t] + w["bigram.scale"] * (w["bigram.projection.weight"] @ w["bigram.table.weight"][row])
         x = [self.norm(x_t) for x_t in x]
         if smear is not None:
             g = sigmoid(w["smear.gate"])
@@ -88,7 +88,7 @@ class Plain:
         for t in range(len(x)):
             k, v = w[f"{prefix}.key.weight"] @ x[t], w[f"{prefix}.value.weight"] @ x[t]
             if embedding is not None and block in embedding.blocks:
-                extra = w["value_embedding.projection.weight"] @ w["value_embedding.table"][ids[t]]
+                extra = w["value_embedding.projection.weight"] @ w["value_embedding.table.weight"][ids[t]]
                 v = v + w[f"{prefix}.extra_value_scale"] * w["value_embedding.scale"] * extra
             for g in range(kv_heads):
                 keys[g].append(self.turn(self.norm(k[g * width : (g + 1) * width]), t))
@@ -163,7 +163,7 @@ class Plain:
             lanes = self.run_block(step.block, lanes, x0, ids, first_values)
             if step.push:
                 stack.append(mean(lanes))
-        matrix = w["embedding"] if self.config.head.tied else w["head.weight"]
+        matrix = w["embedding.weight"] if self.config.head.tied else w["head.matrix.weight"]
         return np.stack([matrix @ self.norm(x_t) for x_t in mean(lanes)])
 
     def logits(self, ids: Sequence[int]) -> np.ndarray:

@@ -22,17 +22,17 @@ NUM_PARAMETERS = {
     "pr1171": 33_317_980,
 }
 ROLES = {  # ends of names; every other parameter is a gain
-    "embedding": Role.TABLE,
-    "table": Role.TABLE,
+    "embedding.weight": Role.TABLE,
+    "table.weight": Role.TABLE,
     "projection.weight": Role.PROJECTION,
     "query.weight": Role.ATTENTION,
     "key.weight": Role.ATTENTION,
     "value.weight": Role.ATTENTION,
-    "attention.out.weight": Role.ATTENTION,
+    "attention.out.weight": Role.ATTENTION_OUT,
     "mlp.gate.weight": Role.MLP,
     "up.weight": Role.MLP,
     "down.weight": Role.MLP,
-    "head.weight": Role.HEAD,
+    "head.matrix.weight": Role.HEAD,
 }
 
 

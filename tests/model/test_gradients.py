@@ -19,7 +19,7 @@ SILENT_AT_START = {
     "attention.q_gain": "behind the zero output projection of attention",
     "attention.extra_value_scale": "behind the zero output projection of attention",
     "attention.value_residual.mix": "behind the zero output projection of attention",
-    "value_embedding.table": "behind the zero output projection of attention",
+    "value_embedding.table.weight": "behind the zero output projection of attention",
     "value_embedding.projection.weight": "behind the zero output projection of attention",
     "value_embedding.scale": "behind the zero output projection of attention",
     "attention_scale": "multiplies attention's output, which is zero",
@@ -75,19 +75,19 @@ def test_looked_up_rows_get_a_gradient_and_no_others(name) -> None:
     assert model.bigram is not None
     assert model.value_embedding is not None
     used = {
-        model.embedding: range(model.config.vocab_size) if model.config.head.tied else ids.unique().tolist(),
-        model.value_embedding.table: ids.unique().tolist(),
-        model.bigram.table: model.bigram.rows(ids).unique().tolist(),
+        model.embedding.weight: range(model.config.vocab_size) if model.config.head.tied else ids.unique().tolist(),
+        model.value_embedding.table.weight: ids.unique().tolist(),
+        model.bigram.table.weight: model.bigram.rows(ids).unique().tolist(),
     }
     for table, rows in used.items():
         assert table.grad is not None
         assert table.grad.any(-1).nonzero().flatten().tolist() == list(rows)
-    assert 1 < len(used[model.bigram.table]) < model.bigram.buckets
+    assert 1 < len(used[model.bigram.table.weight]) < model.bigram.buckets
 
 
 def test_unlooked_rows_of_an_untied_table_stay_without() -> None:
     model = random_model(configured({"head": CONFIGS["untied head"].head}))
     ids = torch.tensor([[1, 5, 5, 9]])
     model(ids, ids).backward()
-    assert model.embedding.grad is not None
-    assert model.embedding.grad.any(-1).nonzero().flatten().tolist() == [1, 5, 9]
+    assert model.embedding.weight.grad is not None
+    assert model.embedding.weight.grad.any(-1).nonzero().flatten().tolist() == [1, 5, 9]

@@ -16,7 +16,7 @@ from tests.model.parts import OTHER_FORMS, TOGETHER, configured
 
 GAIN = 0.3
 SIDE_TABLES = {part: dataclasses.replace(TOGETHER[part], orthogonal_gain=GAIN) for part in ("bigram", "value_embedding")}
-STARTS_AT_ZERO = ("attention.out.weight", "mlp.down.weight", "head.weight", "bigram.table")
+STARTS_AT_ZERO = ("attention.out.weight", "mlp.down.weight", "head.matrix.weight", "bigram.table.weight")
 BECOMES_ORTHOGONAL = ("query.weight", "key.weight", "value.weight", "mlp.up.weight", "mlp.gate.weight", "projection.weight")
 
 
@@ -74,9 +74,9 @@ def test_without_orthogonal_init_starts_are_pytorchs() -> None:
 def test_starts_are_the_originals() -> None:
     model = built(configured({"dim": 96, "vocab_size": 1024} | {k: v for k, v in TOGETHER.items() if k != "attention.q_gain_init"}))
     starts = dict(model.named_parameters())
-    assert float(model.embedding.detach().std()) == pytest.approx(0.005, rel=0.03)
-    assert float(starts["value_embedding.table"].detach().std()) == pytest.approx(0.01, rel=0.03)
-    assert not starts["bigram.table"].any()
+    assert float(model.embedding.weight.detach().std()) == pytest.approx(0.005, rel=0.03)
+    assert float(starts["value_embedding.table.weight"].detach().std()) == pytest.approx(0.01, rel=0.03)
+    assert not starts["bigram.table.weight"].any()
     constants = {
         "bigram.scale": 0.05,
         "value_embedding.scale": 0.1,
@@ -102,8 +102,8 @@ def test_starts_are_the_originals() -> None:
 
 def test_untied_head_starts_at_zero() -> None:
     model = built(configured({"head": HeadConfig(tied=False)}))
-    assert model.head.weight is not None
-    assert not model.head.weight.any()
+    assert model.head.matrix is not None
+    assert not model.head.matrix.weight.any()
 
 
 @pytest.mark.parametrize("name", ["pr578", "pr606", "pr693", "pr1171"])

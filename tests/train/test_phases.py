@@ -180,14 +180,14 @@ def test_what_is_packed_is_the_average_that_was_asked_for(dataset, tmp_path, use
 
     def watched(self, optimizers, **options):
         loss = real(self, optimizers, **options)
-        history.append((options["lr_scale"], self.loss_of.embedding.detach().double().clone()))
+        history.append((options["lr_scale"], self.loss_of.embedding.weight.detach().double().clone()))
         return loss
 
     monkeypatch.setattr(Stepper, "step", watched)
     packed = train_tiny(dataset, tmp_path / "a", config(steps=12, warmup_steps=0, average=dataclasses.replace(ALL, use=use)))
     torch.manual_seed(RECIPE.seed)
     recipe = dataclasses.replace(RECIPE, model=dataclasses.replace(RECIPE.model, vocab_size=dataset.tokenizer.vocab_size))
-    ema = new_model(recipe).embedding.detach().double()
+    ema = new_model(recipe).embedding.weight.detach().double()
     late = []
     for step, (scale, weights) in enumerate(history, 1):
         ema = 0.8 * ema + 0.2 * weights

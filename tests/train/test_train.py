@@ -240,7 +240,7 @@ def test_damaged_and_foreign_checkpoints(dataset, tmp_path) -> None:
     with pytest.raises(UserError, match="damaged"):
         train_tiny(dataset, folder, config(steps=6), resume=True)
     held = safetensors.torch.load(good)
-    held["weights/embedding"] = held["weights/embedding"][:, :4].contiguous()
+    held["weights/embedding.weight"] = held["weights/embedding.weight"][:, :4].contiguous()
     tensors.write_bytes(safetensors.torch.save(held))
     with pytest.raises(UserError, match="belong to another model"):
         train_tiny(dataset, folder, config(steps=6), resume=True)
