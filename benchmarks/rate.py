@@ -31,7 +31,9 @@ from bytefit.model.roles import ParameterInfo, Role
 from bytefit.quant.clip import Sigmas
 from bytefit.quant.gptq import Gptq, Nearest, Rounding
 from bytefit.quant.grid import EqualDamageGrid, Grid, RowGrid, StepGrid, integer_grid
+from bytefit.quant.low_rank import LowRankConfig
 from bytefit.quant.metric import Metric
+from bytefit.quant.prune import PruneConfig
 from bytefit.quant.quantise import MatrixQuant, QuantConfig, Quantiser
 
 ROLES = (Role.ATTENTION, Role.ATTENTION_OUT, Role.MLP)
@@ -145,6 +147,11 @@ MODEL_SCHEMES: dict[str, tuple[CodecName, QuantConfig]] = {
     "equal damage": ("context", equal_damage(trellis=0)),
     "equal damage, 4 states": ("context", equal_damage(trellis=4)),
     "equal damage, 8 states": ("context", equal_damage(trellis=8)),
+    "equal damage, 8 states, full price": ("context", equal_damage(rate_weight=1.0)),
+    "equal damage, 8 states, matrices rescaled": ("context", equal_damage(rescale="matrix")),
+    "equal damage, 8 states, rows and columns rescaled": ("context", equal_damage(rescale="rows and columns")),
+    "equal damage, 8 states, low-rank corrections": ("context", replace(equal_damage(), low_rank=LowRankConfig())),
+    "equal damage, 8 states, 2 % pruned": ("context", replace(equal_damage(), prune=PruneConfig(share=0.02, min_size=1024))),
 }
 
 
@@ -152,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="dataset folder")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders of finished training, one a seed")
-    parser.add_argument("--budgets", type=int, nargs="+", default=[350_000, 500_000, 700_000, 1_000_000])
+    parser.add_argument("--budgets", type=int, nargs="+", default=[350_000, 500_000, 700_000])
     parser.add_argument("--max-bytes", type=int, default=400_000, help="of validation text")
     parser.add_argument("--peers", type=Path, help="folder with the environment nncodec (benchmarks/peers/README.md)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rate.json"))

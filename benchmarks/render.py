@@ -11,6 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from render_quant import fit_section, rate_section, tax_section
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -126,7 +128,7 @@ def systems_section(record: dict[str, Any] | None) -> list[str]:
         provenance(record),
         f"Lab size, {first['steps']} steps of {first['tokens_seen'] // first['steps']:,} tokens, seed {first['seed']}, the first "
         f"{first['val_bytes']:,} bytes of validation text: that the systems train and pack, not which is better. One seed, far fewer steps "
-        "than their schedules were made for, and the techniques in the last column do not run yet.",
+        "than their schedules were made for, and what the last column names did not run at that commit.",
         "",
         "| system | parameters | float | packed | packed, sliding | artifact bytes | packed weights | proof | stated, not active |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- |",
@@ -242,6 +244,13 @@ def main() -> None:
         lines += muon_section(muon)
     if full_size:
         lines += full_size_section(full_size)
+    tax, rate, fit = read("tax"), read("rate"), read("fit")
+    if tax:
+        lines += tax_section(tax, provenance)
+    if rate:
+        lines += rate_section(rate, provenance, ROOT / "docs" / "pictures")
+    if fit:
+        lines += fit_section(fit, provenance)
     contest = read("contest_bytes")
     if contest:
         lines += contest_section(contest)

@@ -71,6 +71,11 @@ def _brotli_decompress(data: bytes, size: int) -> bytes:
     return _exactly(out, size)
 
 
+def _lzma_filter(size: int) -> dict[str, int]:
+    """The strongest preset with no more dictionary than the data needs: 64 MiB of it for a few bytes take all the time."""
+    return {"id": lzma.FILTER_LZMA1, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": min(max(4096, size), 1 << 26)}
+
+
 CODECS: dict[str, Codec] = {
     codec.name: codec
     for codec in (
@@ -85,7 +90,7 @@ CODECS: dict[str, Codec] = {
         Codec(
             "lzma",
             3,
-            lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE, preset=9 | lzma.PRESET_EXTREME),
+            lambda data: lzma.compress(data, format=lzma.FORMAT_ALONE, filters=[_lzma_filter(len(data))]),
             _lzma_decompress,
         ),
         Codec("brotli", 4, lambda data: brotli.compress(data, quality=11, lgwin=24), _brotli_decompress),

@@ -2,7 +2,8 @@
 
 At high rate doubling the dial costs one bit a weight, so bytes against the logarithm of the dial are all but a straight line, and the
 line through the nearest sizes on both sides finds the budget in a handful of attempts. Rounding makes the last few bytes jump about: two
-neighbouring positions may come in the wrong order. The search then simply goes on until one lands close enough.
+neighbouring positions may come in the wrong order. The search then simply goes on until one lands close enough. Where sizes jump over the
+budget (small files, general-purpose compressors), what is left is spent on single matrices.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from bytefit.progress import progress_bar, say
 
 MIN_LOG, MAX_LOG = -14.0, 14.0  # octaves of the dial about the recipe's own steps: from nothing but zeros to codes of 18 bits
 CLOSE = 0.0004  # of the budget: near enough to stop
-ATTEMPTS = 30
+ENOUGH = 0.999  # what a file has to use of its budget
+ATTEMPTS = 40
+NARROW = 1e-4  # octaves between a position that fits and one that does not: what is left there is chance
+GOLDEN = 0.6180339887  # its multiples fill an interval evenly, however many there are
 
 
 class Sized(Protocol):
@@ -35,7 +39,9 @@ class Dialled(Protocol[S]):
 
     def at(self, dial: float) -> S: ...
 
-    def trimmed(self, packed: S) -> S: ...
+    def trimmed(self, packed: S, budget: int) -> S: ...
+
+    def refined(self, packed: S, budget: int) -> S: ...
 
 
 def solve(packer: Dialled[S], budget: int) -> tuple[S, float, int]:
@@ -52,7 +58,7 @@ def solve(packer: Dialled[S], budget: int) -> tuple[S, float, int]:
     log_dial = 0.0
     with progress_bar(total=ATTEMPTS, desc="fitting the bytes", unit=" attempts") as bar:
         while len(tried) < ATTEMPTS:
-            packed = packer.trimmed(packer.at(2.0**log_dial))
+            packed = packer.trimmed(packer.at(2.0**log_dial), budget)
             size = len(packed.data)
             tried.append((log_dial, size))
             bar.set_postfix_str(f"{size:,} of {budget:,} bytes", refresh=False)
@@ -72,10 +78,12 @@ def solve(packer: Dialled[S], budget: int) -> tuple[S, float, int]:
                 high = (log_dial, size) if high is None or log_dial < high[0] else high
             log_dial = _next(low, high, budget, slope, len(tried))
     assert best is not None
+    if best[0] < MAX_LOG and len(best[1].data) < ENOUGH * budget:
+        best = (best[0], packer.refined(best[1], budget))
     if best[0] >= MAX_LOG:
         say(f"the budget of {budget:,} bytes is more than the finest codes need; the file takes {len(best[1].data):,}")
-    elif len(best[1].data) < 0.999 * budget:
-        say(f"no position of the dial comes closer to the budget than {budget - len(best[1].data):,} bytes")
+    elif len(best[1].data) < ENOUGH * budget:
+        say(f"nothing that was tried comes closer to the budget than {budget - len(best[1].data):,} bytes")
     return best[1], best[0], len(tried)
 
 
@@ -89,8 +97,9 @@ def _next(low: tuple[float, int] | None, high: tuple[float, int] | None, budget:
         # A little further than the line says, so that the next size lies on the other side and closes the bracket.
         reach = max(0.02, abs(step) * 1.1) if tries < 3 else max(1.0, abs(step) * 2)
         return min(MAX_LOG, max(MIN_LOG, known[0] + (reach if low is not None else -reach)))
-    if high[0] <= low[0]:  # out of order by a few bytes: look closely on both sides
-        return low[0] + (high[0] - low[0]) * 0.5 + 1e-4 * (tries % 5 - 2)
+    if high[0] - low[0] < NARROW:  # look all about, never twice in one place, ever further away
+        width = (abs(high[0] - low[0]) + 4 * CLOSE * budget / slope) * (1 + tries / 8)
+        return (low[0] + high[0]) / 2 + width * (tries * GOLDEN % 1.0 - 0.5)
     share = (aim - low[1]) / max(1, high[1] - low[1])
     if tries % 4 == 3:
         share = 0.5

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from bytefit.artifact.container import Section, bytes_by_part, write_container
-from bytefit.artifact.fit import solve
+from bytefit.artifact.fit import CLOSE, solve
 from bytefit.artifact.tokenizer_part import pack_tokenizer
 from bytefit.artifact.weights_part import CodecName, model_sections, smallest_section
 from bytefit.config import to_json
@@ -112,9 +112,9 @@ class Packer:
         codes = without_ones(packed.quantised.codes, ones, count)
         return self._encoded(replace(packed.quantised, codes=codes), packed.dial, count)
 
-    def trimmed(self, packed: Packed) -> Packed:
+    def trimmed(self, packed: Packed, budget: int) -> Packed:
         """With as many of the cheapest ±1 codes at zero as the budget needs and ``zero_ones`` allows."""
-        budget, most = self.config.budget_bytes, self.config.zero_ones
+        most = self.config.zero_ones
         if len(packed.data) <= budget or not most:
             return packed
         ones = self._ones(packed)
@@ -130,6 +130,21 @@ class Packer:
             else:
                 low = middle
         return best
+
+    def refined(self, packed: Packed, budget: int) -> Packed:
+        """With what is left of the budget spent on single matrices, each taken from a finer position of the dial where it still fits."""
+        for octaves in (0.25, 0.06, 0.015):
+            finer = self.quantiser.at(packed.dial * 2.0**octaves)
+            for name in sorted(finer.codes, key=lambda name: -finer.codes[name].codes.size):
+                if name in finer.corrections:
+                    continue  # made for the codes that it has
+                codes = packed.quantised.codes | {name: finer.codes[name]}
+                tried = self._encoded(replace(packed.quantised, codes=codes), packed.dial, packed.zeroed)
+                if len(packed.data) < len(tried.data) <= budget:
+                    packed = tried
+                if len(packed.data) >= budget * (1 - CLOSE):
+                    return packed
+        return packed
 
 
 def pack(
@@ -161,7 +176,7 @@ def pack(
 
 def _as_it_is(packer: Packer) -> Packed:
     budget = packer.config.budget_bytes
-    packed = packer.trimmed(packer.at(1.0))
+    packed = packer.trimmed(packer.at(1.0), budget)
     if len(packed.data) > budget:
         raise UserError(
             f"the artifact takes {len(packed.data):,} bytes, {len(packed.data) - budget:,} over the budget of "

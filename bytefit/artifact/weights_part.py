@@ -110,13 +110,20 @@ def _step_bytes(codes: Codes) -> bytes:
         return bytes([kind | high]) + struct.pack("<f", steps.base)
     if len(steps.values) == 1:
         return bytes([ONE_STEP | high]) + steps.values.astype("<f4").tobytes()
-    kind, dtype = (HALF_ROWS, "<f2") if steps.dtype == "float16" else (SINGLE_ROWS, "<f4")
-    return bytes([kind | high]) + steps.values.astype(dtype).tobytes()
+    if steps.dtype == "float16":
+        # All in fp16's range once they are shifted by the octave of the largest, if not without.
+        for shift in (0, -int(np.floor(np.log2(steps.values.max())))):
+            shifted = np.ldexp(steps.values, shift)
+            with np.errstate(over="ignore"):
+                fits = np.array_equal(shifted.astype(np.float16).astype(np.float32), shifted)
+            if fits:
+                return bytes([HALF_ROWS | high]) + struct.pack("<b", shift) + shifted.astype("<f2").tobytes()
+    return bytes([SINGLE_ROWS | high]) + steps.values.astype("<f4").tobytes()
 
 
 def _read_steps(sections: dict[str, Section], coded: list[ParameterInfo]) -> tuple[dict[str, Steps], dict[str, int]]:
     """Steps and trellis of every coded matrix, by name."""
-    raw = sections["scales"].expand(sum(1 + 4 * _shape(info)[0] for info in coded))
+    raw = sections["scales"].expand(sum(2 + 4 * _shape(info)[0] for info in coded))
     steps: dict[str, Steps] = {}
     trellises: dict[str, int] = {}
     bases: dict[str, tuple[float, int]] = {}
@@ -127,12 +134,16 @@ def _read_steps(sections: dict[str, Section], coded: list[ParameterInfo]) -> tup
         kind, trellises[info.name] = raw[position] & 15, raw[position] >> 4
         if kind > FINE_EXPONENTS or trellises[info.name] not in _TRELLISES:
             raise UserError(f"its scales section gives {info.name} steps of the unknown kind {raw[position]}")
+        shift = 0
+        if kind == HALF_ROWS:
+            position += 1
+            shift = int.from_bytes(raw[position : position + 1], "little", signed=True)
         count = _shape(info)[0] if kind in (HALF_ROWS, SINGLE_ROWS) else 1
         dtype = np.dtype("<f2" if kind == HALF_ROWS else "<f4")
         part = raw[position + 1 : position + 1 + count * dtype.itemsize]
         if len(part) != count * dtype.itemsize:
             raise UserError("its scales section is cut short")
-        values = np.frombuffer(part, dtype=dtype).astype(np.float32)
+        values = np.ldexp(np.frombuffer(part, dtype=dtype).astype(np.float32), -shift)
         if kind in (EXPONENTS, FINE_EXPONENTS):
             bases[info.name] = float(values[0]), COARSE if kind == EXPONENTS else FINE
         else:
@@ -240,18 +251,25 @@ def _read_corrections(section: Section | None, coded: list[ParameterInfo]) -> di
 
 
 def _plain_code_bytes(matrices: list[np.ndarray]) -> bytes:
-    """A byte that gives the width (1, 2 or 4), then the codes as integers of so many bytes."""
-    flat = np.concatenate([codes.ravel() for codes in matrices])
-    largest = np.abs(flat).max(initial=0)
-    width = 1 if largest <= 127 else 2 if largest <= 32_767 else 4
-    return bytes([width]) + flat.astype(f"<i{width}").tobytes()
+    """A byte that gives the number of planes, then the codes' lowest bytes (signed), what is left of them after that, and so on.
+
+    Planes, because a single code beyond a byte would otherwise double all others.
+    """
+    left = np.concatenate([codes.ravel() for codes in matrices])
+    planes: list[np.ndarray] = []
+    while not planes or left.any():
+        planes.append(left.astype(np.int8))
+        left = (left - planes[-1]) >> 8
+    return bytes([len(planes)]) + b"".join(plane.tobytes() for plane in planes)
 
 
 def _read_plain_codes(raw: bytes, shapes: list[tuple[int, int]]) -> list[np.ndarray]:
-    width = raw[0] if raw else 0
     sizes = [rows * columns for rows, columns in shapes]
-    if width not in (1, 2, 4) or len(raw) != 1 + width * sum(sizes):
+    if not raw or not 1 <= raw[0] <= 4 or len(raw) != 1 + raw[0] * sum(sizes):
         raise UserError("a section of codes does not fit its model")
-    flat = np.frombuffer(raw[1:], dtype=f"<i{width}").astype(np.int32)
+    planes = np.frombuffer(raw[1:], dtype=np.int8).reshape(raw[0], -1).astype(np.int32)
+    flat = np.zeros(sum(sizes), dtype=np.int32)
+    for plane in planes[::-1]:
+        flat = (flat << 8) + plane
     pieces = np.split(flat, np.cumsum(sizes)[:-1])
     return [piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)]

@@ -45,10 +45,12 @@ def add_verbs(verbs: Verbs) -> None:
     add_run_options(verb)
     verb.set_defaults(do=do_train)
     verb = add_verb(
-        verbs, "pack", "pack the trained weights of a run into N bytes", "  bytefit pack runs/a\n  bytefit pack runs/a --bytes 500000"
-    )
+        verbs, "pack", "pack the trained weights of a run into N bytes",
+        "  bytefit pack runs/a\n  bytefit pack runs/a --bytes 500000\n  bytefit pack runs/a --set pack.quant.gain_step=null",
+    )  # fmt: skip
     verb.add_argument("run", type=Path, help="run folder")
     verb.add_argument("--bytes", type=int, metavar="N", help="another budget than the recipe's")
+    verb.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="replace a field of calibrate or pack")
     verb.set_defaults(do=do_pack)
     verb = add_verb(
         verbs, "score", "score a run, or any artifact on any dataset",
@@ -105,8 +107,13 @@ def do_pack(options: argparse.Namespace) -> None:
     folder, recipe, dataset = _open(options.run, None)
     if not folder.training_finished():
         raise UserError(f"the training in {options.run} is not finished; go on with the command that started it, and --resume")
+    settings = [assignment.partition("=")[::2] for assignment in options.set]
+    for path, _ in settings:
+        if path.split(".")[0] not in ("calibrate", "pack"):
+            raise UserError(f"--set {path}: the model is trained; only fields of calibrate and pack can still change")
     if options.bytes is not None:
-        recipe = apply_settings(recipe, [("pack.budget_bytes", str(options.bytes))])
+        settings.append(("pack.budget_bytes", str(options.bytes)))
+    recipe = apply_settings(recipe, settings)
     tell_inactive(recipe)
     packed = pack_step(folder, recipe, dataset, Ledger())
     write_json(folder.recipe, to_json(recipe))

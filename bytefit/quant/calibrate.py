@@ -74,7 +74,6 @@ class CalibrationConfig:
         source: where the text comes from.
         windows: how many windows, of the training length each.
         batch_windows: how many go through the model at once.
-        gradients: take the outputs' gradients too, of labels drawn from the model's own predictions (a backward pass as well).
         sequential: once the codes are chosen, take the inputs again block by block, as the blocks before leave them once they are
             rounded, and choose the codes again.
     """
@@ -82,7 +81,6 @@ class CalibrationConfig:
     source: TrainingText | ModelText | RandomIds | OwnText
     windows: int = 256
     batch_windows: int = 32
-    gradients: bool = False
     sequential: bool = False
 
     def __post_init__(self) -> None:
@@ -263,7 +261,7 @@ def _tokens_of(source: TrainingText | OwnText, train: TokenStream, tokenizer: To
     return stream
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _written_by(model: LanguageModel, count: int, seq_len: int, temperature: float, generator: torch.Generator) -> Tensor:
     """``count`` texts of ``seq_len`` ids, each from an empty prompt."""
     device = model.embedding.weight.device
@@ -272,7 +270,7 @@ def _written_by(model: LanguageModel, count: int, seq_len: int, temperature: flo
     while ids.size(1) < seq_len:
         logits = model.logits(ids[:, cache.length :].to(device), torch.float32, cache)[:, -1].cpu()
         ids = torch.cat([ids, torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)], dim=1)
-    return ids.clone()
+    return ids
 
 
 def recollect(model: LanguageModel, rounded: Mapping[str, Tensor], batches: Sequence[Tensor], statistics: Statistics) -> Statistics:
@@ -338,5 +336,5 @@ def load_statistics(path: Path) -> tuple[Statistics, Any] | None:
             shares, how = json.loads(notes["shares"]), json.loads(notes["how"])
             columns = {owner: file.get_tensor(f"columns/{owner}") for owner in set(shares.values())}
             return {name: Metric(columns[owner], file.get_tensor(f"rows/{name}")) for name, owner in shares.items()}, how
-    except (SafetensorError, KeyError, ValueError, TypeError):
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError):
         return None

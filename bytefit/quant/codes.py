@@ -37,7 +37,7 @@ class RowSteps:
 
     Attributes:
         values: float32 (rows,) or (1,).
-        dtype: how they are stored (the values are already rounded to it).
+        dtype: how they are stored (the values are already rounded to it; fp16 may be shifted by whole octaves).
     """
 
     values: np.ndarray

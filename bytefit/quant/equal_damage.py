@@ -27,11 +27,14 @@ ROW_FLOOR = 0.05  # of the mean row's weight, added to each
 ROUNDS, RIDGE = 3, 0.02  # of scaling rows and columns again
 
 
-def round_equal_damage(weights: np.ndarray, metric: Metric, factor: Factor, grid: EqualDamageGrid, dial: float) -> Codes:
+def round_equal_damage(
+    weights: np.ndarray, metric: Metric, factor: Factor, grid: EqualDamageGrid, dial: float = 1.0, keep: np.ndarray | None = None
+) -> Codes:
     """Codes of one matrix.
 
     Args:
         weights: float32 (rows, cols).
+        keep: bool (rows, cols), False where a weight was pruned: its code stays 0.
     """
     rows = metric.rows.numpy()
     order = factor.order.numpy()
@@ -45,11 +48,12 @@ def round_equal_damage(weights: np.ndarray, metric: Metric, factor: Factor, grid
     following, quantisers = _trellis(grid.trellis)
     price = grid.rate_weight * SLOPE * ERROR[grid.trellis]
     codes = np.empty(targets.shape, dtype=np.int32)
+    kept = np.ones((len(targets), 0), dtype=np.bool_) if keep is None else np.ascontiguousarray(keep[:, order].T)
     for start in range(0, len(targets), BLOCK):
         end = min(start + BLOCK, len(targets))
         errors = _round_block(
             targets[start:end], upper[start:end, start:end], widths[start:end], spreads[start:end], following, quantisers, PRICES, price,
-            codes[start:end],
+            kept[start:end], codes[start:end],
         )  # fmt: skip
         if end < len(targets):
             carried = torch.from_numpy(upper[start:end, end:]).T @ torch.from_numpy(errors)
@@ -143,6 +147,7 @@ def _round_block(
     quantisers: np.ndarray,
     prices: np.ndarray,
     price: float,
+    keep: np.ndarray,
     codes: np.ndarray,
 ) -> np.ndarray:
     """Round columns one after the other, each error carried on to the rest of the block; returns what later blocks must take over.
@@ -150,6 +155,7 @@ def _round_block(
     Args:
         targets: (block, rows), changed in place.
         upper: (block, block).
+        keep: bool (block, rows), or (block, 0) where nothing was pruned.
         codes: int32 (block, rows), filled.
     """
     columns, rows = targets.shape
@@ -160,7 +166,7 @@ def _round_block(
     for j in range(columns):
         for i in range(rows):
             scaled[i] = targets[j, i] / widths[j]
-        choose_column(scaled, spreads[j], following, quantisers, prices, price, back, chosen, codes[j])
+        choose_column(scaled, spreads[j], following, quantisers, prices, price, keep[j], back, chosen, codes[j])
         state = 0
         for i in range(rows):
             code = codes[j, i]

@@ -20,6 +20,8 @@ from torch import Tensor
 from bytefit.quant.clip import Clip, FixedClip, RowMaximum, Searched
 
 MAX_CODE = 1 << 20
+TINY = 1e-30  # steps below this are of rows that are all but zero
+LARGEST_FP16 = float(np.finfo(np.float16).max)
 SMALLEST_FP16 = float(np.finfo(np.float16).tiny)  # the smallest normal fp16: below it digits are lost
 
 
@@ -58,7 +60,8 @@ class RowGrid:
         """Lowest and highest code at a position of the dial."""
         if self.lowest is None or self.highest is None:
             return -MAX_CODE, MAX_CODE
-        return max(-MAX_CODE, round(self.lowest * dial)), min(MAX_CODE, max(1, round(self.highest * dial)))
+        least = 0 if self.lowest == 0 else min(-1, round(self.lowest * dial))
+        return max(-MAX_CODE, least), min(MAX_CODE, max(1, round(self.highest * dial)))
 
     def steps(self, w: Tensor, dial: float, clip: FixedClip) -> tuple[Tensor, int]:
         """The steps (…, rows) as stored, and how many rows the floor binds."""
@@ -71,15 +74,21 @@ class RowGrid:
             steps = steps.clamp_min(self.floor)
         if self.highest is None:  # codes without ends must still fit what the format holds
             steps = torch.maximum(steps, w.abs().amax(-1) / MAX_CODE)
-        steps = steps.masked_fill(reach == 0, 1.0)  # a row of zeros needs no step, but some number
-        return steps.to(getattr(torch, self.stored_dtype(steps))).float(), bound
-
-    def stored_dtype(self, steps: Tensor) -> Literal["float16", "float32"]:
-        """fp16 where that was asked for and holds the steps to three digits: a finely turned dial makes them too small."""
-        return "float16" if self.scale_dtype == "float16" and float(steps.min()) >= SMALLEST_FP16 else "float32"
+        steps = steps.masked_fill(steps < TINY, 1.0)  # a row of zeros needs no step, but some number
+        if self.scale_dtype == "float16":
+            shift = half_shift(w.abs().amax((-1, -2)) / levels)[..., None]
+            steps = torch.ldexp(torch.ldexp(steps, shift).clamp(SMALLEST_FP16, LARGEST_FP16).half().float(), -shift)
+        return steps, bound
 
     def candidates(self) -> tuple[FixedClip, ...]:
         return self.clip.among if isinstance(self.clip, Searched) else (self.clip,)
+
+
+def half_shift(largest: Tensor) -> Tensor:
+    """By how many octaves a matrix's steps are shifted before they become fp16: none while they lie in its range with room on both sides,
+    which only a dial turned far leaves."""
+    octave = largest.clamp_min(TINY).log2().floor()
+    return torch.where((octave >= -10) & (octave <= 10), 0.0, -octave).int()
 
 
 def integer_grid(bits: int, clip: Clip | None = None) -> RowGrid:
@@ -134,13 +143,13 @@ class EqualDamageGrid:
     trellis: Literal[0, 4, 8] = 8
     rate_weight: float = 0.15
     damp: float = 1e-3
-    rescale: Literal["none", "matrix", "rows and columns"] = "matrix"
+    rescale: Literal["none", "matrix", "rows and columns"] = "none"
 
     def __post_init__(self) -> None:
         if not 0 < self.step < 1e6:
             raise ValueError(f"step {self.step} must lie in (0, 1e6)")
-        if not 0 <= self.rate_weight <= 4:
-            raise ValueError(f"rate_weight {self.rate_weight} must lie in 0..4")
+        if not 0 <= self.rate_weight <= 2:
+            raise ValueError(f"rate_weight {self.rate_weight} must lie in 0..2")
         if not 0 <= self.damp <= 1:
             raise ValueError(f"damp {self.damp} must lie in 0..1")
 

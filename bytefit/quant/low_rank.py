@@ -25,8 +25,8 @@ class LowRankConfig:
     levels: int = 15
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.matrices < 1:
-            raise ValueError(f"low_rank rank {self.rank} and matrices {self.matrices} must be at least 1")
+        if not 1 <= self.rank <= 255 or not 1 <= self.matrices <= 255:
+            raise ValueError(f"low_rank rank {self.rank} and matrices {self.matrices} must lie in 1..255")
         if not 1 <= self.levels <= 32_767:
             raise ValueError(f"low_rank levels {self.levels} must lie in 1..32767")
 
@@ -56,7 +56,7 @@ def add_correction(weights: np.ndarray, correction: Correction | None) -> np.nda
 
 def _factors(error: torch.Tensor, metric: Metric, config: LowRankConfig) -> Correction:
     columns = metric.columns.double()
-    columns = columns + 1e-3 * columns.diagonal().mean() * torch.eye(len(columns), dtype=torch.float64)
+    columns = columns + (1e-3 * columns.diagonal().mean() + 1e-12) * torch.eye(len(columns), dtype=torch.float64)
     lower = torch.linalg.cholesky(columns)
     u, s, vh = torch.linalg.svd(error.double() @ lower, full_matrices=False)
     rank = min(config.rank, len(s))

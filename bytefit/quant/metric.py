@@ -6,7 +6,6 @@ K-FAC, arXiv 1503.05671). Without gradients ``rows`` is one and the cost is the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from bytefit.errors import UserError
 from bytefit.progress import say
 
+SINGLE_PRECISION_FROM = 0.005  # of the mean diagonal: then the condition number is below some hundreds of thousands
 MAX_DAMP = 10.0  # times the mean diagonal: by then the matrix is all but a multiple of the identity
 
 
@@ -53,7 +53,7 @@ class Factor:
 
 
 def factorise(columns: Tensor, *, damp: float, times: int = 1, order: str = "descending", downdate: bool = True, name: str = "") -> Factor:
-    """The upper Cholesky factor of the inverse of the damped second moment (GPTQ, arXiv 2210.17323), in float64.
+    """The upper Cholesky factor of the inverse of the damped second moment (GPTQ, arXiv 2210.17323).
 
     Args:
         columns: (cols, cols).
@@ -67,7 +67,7 @@ def factorise(columns: Tensor, *, damp: float, times: int = 1, order: str = "des
         UserError: no damping helps (NaN or infinite values).
     """
     diagonal = columns.diagonal().double()
-    if not torch.isfinite(columns).all():
+    if not torch.isfinite(columns.sum()):
         raise UserError(f"the second moment of the inputs{' of ' + name if name else ''} holds NaN or infinite values; the run diverged")
     dead = diagonal <= 0
     diagonal = diagonal.where(~dead, diagonal[~dead].mean() if not dead.all() else 1.0)
@@ -78,16 +78,9 @@ def factorise(columns: Tensor, *, damp: float, times: int = 1, order: str = "des
     # With rows and columns in reverse, the lower factor L of H is an upper one, R Rᵀ = H, and R⁻¹ is the upper factor of H⁻¹: one
     # factorisation and one triangular inverse, instead of inverting H and factorising the result.
     backwards = permutation.flip(0)
-    matrix = columns[backwards][:, backwards].double()
-    identity = torch.eye(len(diagonal), dtype=torch.float64, device=columns.device)
+    matrix, diagonal = columns.index_select(0, backwards).index_select(1, backwards), diagonal[backwards]
     share = damp
-    while True:
-        matrix.diagonal().copy_(diagonal[backwards] + times * share * diagonal.mean())
-        lower, failed = torch.linalg.cholesky_ex(matrix)
-        if not failed:
-            inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-            if torch.isfinite(inverse).all():
-                break
+    while (inverse := _inverse_factor(matrix, diagonal, times * share)) is None:
         if share > MAX_DAMP:
             raise UserError(f"the second moment of the inputs{' of ' + name if name else ''} cannot be inverted, whatever is added")
         share = max(share * 10, 1e-6)
@@ -99,13 +92,31 @@ def factorise(columns: Tensor, *, damp: float, times: int = 1, order: str = "des
     return Factor(permutation, upper, dead, share)
 
 
-def shared_factors(metrics: Iterable[tuple[str, Metric]], **how: object) -> dict[str, Factor]:
-    """A factor for every name; matrices that see the same input (query, key, value) share theirs."""
-    made: dict[int, Factor] = {}
-    factors = {}
-    for name, metric in metrics:
-        key = metric.columns.data_ptr()
-        if key not in made:
-            made[key] = factorise(metric.columns, name=name, **how)  # type: ignore[arg-type]
-        factors[name] = made[key]
-    return factors
+def _inverse_factor(matrix: Tensor, diagonal: Tensor, share: float) -> Tensor | None:
+    """The inverse of the lower Cholesky factor, with ``share`` of the mean diagonal added; None where there is none.
+
+    In single precision where what is added keeps the matrix well away from singular, else (or where that fails) in double.
+    """
+    added = diagonal + share * diagonal.mean()
+    for dtype in (torch.float32, torch.float64) if share >= SINGLE_PRECISION_FROM else (torch.float64,):
+        damped = matrix.to(dtype)
+        damped.diagonal().copy_(added)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            inverse = _inverse_of_lower(lower)
+            if torch.isfinite(inverse.sum()):
+                return inverse
+    return None
+
+
+def _inverse_of_lower(lower: Tensor) -> Tensor:
+    """By halves: nearly all of the work is matmuls, a third of what solving for every column of the identity takes."""
+    size = len(lower)
+    if size <= 256:
+        return torch.linalg.solve_triangular(lower, torch.eye(size, dtype=lower.dtype, device=lower.device), upper=False)
+    half = size // 2
+    first, last = _inverse_of_lower(lower[:half, :half]), _inverse_of_lower(lower[half:, half:])
+    whole = torch.zeros_like(lower)
+    whole[:half, :half], whole[half:, half:] = first, last
+    whole[half:, :half] = -(last @ lower[half:, :half]) @ first
+    return whole

@@ -59,8 +59,11 @@ class Ones:
 
 
 def find_ones(codes: dict[str, Codes], metrics: dict[str, Metric]) -> Ones:
-    """The cost of a code is the squared step times what its column's inputs weigh, ``step² · H_jj``."""
-    names = [name for name in codes if name in metrics]
+    """The cost of a code is the squared step times what its column's inputs weigh, ``step² · H_jj``.
+
+    Trellis codes are left alone: there a code's parity decides what all codes below it mean.
+    """
+    names = [name for name in codes if name in metrics and not codes[name].trellis]
     matrices, positions, costs = [], [], []
     for number, name in enumerate(names):
         held = codes[name]

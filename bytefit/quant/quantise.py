@@ -195,7 +195,8 @@ class Quantiser:
         for name, rule in self.rules.items():
             if isinstance(rule.grid, EqualDamageGrid):
                 metric, factor = self.statistics[name], self.factors[name]
-                found[name] = round_equal_damage(self.weights[name].numpy(), metric, factor, rule.grid, dial)
+                keep = self.keep[name].numpy() if name in self.keep else None
+                found[name] = round_equal_damage(self.weights[name].numpy(), metric, factor, rule.grid, dial, keep)
             else:
                 batches[(rule, self.weights[name].shape, name in self.keep)].append(name)
         for names in batches.values():
@@ -217,7 +218,7 @@ class Quantiser:
         keep = torch.stack([self.keep[name] for name in names]) if names[0] in self.keep else None
         stacked = torch.stack([self.weights[name] for name in names])
         rounded = round_rows(stacked, rule.grid, rule.rounding, dial=dial, metrics=metrics, factors=factors, keep_NRC=keep)
-        dtype = rule.grid.stored_dtype(rounded.steps) if isinstance(rule.grid, RowGrid) else "float32"
+        dtype = rule.grid.scale_dtype if isinstance(rule.grid, RowGrid) else "float32"
         parts = zip(names, rounded.codes.numpy(), rounded.steps.numpy(), strict=True)
         return {name: Codes(codes, RowSteps(steps, dtype)) for name, codes, steps in parts}, rounded.bound
 

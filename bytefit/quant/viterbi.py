@@ -85,6 +85,7 @@ def choose_column(
     quantisers: np.ndarray,
     prices: np.ndarray,
     weight: float,
+    keep: np.ndarray,
     back: np.ndarray,
     chosen: np.ndarray,
     codes: np.ndarray,
@@ -97,6 +98,7 @@ def choose_column(
         following: (states, 2), the next state by parity.
         quantisers: (states,), index into ``prices``.
         weight: what a bit counts against squared error.
+        keep: bool (rows,), False where the code has to be 0; or empty.
         back, chosen: (rows, states) scratch.
         codes: int32 (rows,), filled.
     """
@@ -111,6 +113,8 @@ def choose_column(
                 best_cost[quantiser, parity], best_code[quantiser, parity] = _best_of_parity(
                     targets[i], quantiser, parity, prices[spreads[i], quantiser], weight
                 )
+        if keep.size and not keep[i]:
+            best_cost[:, 0], best_cost[:, 1], best_code[:, 0] = 0.0, 1e29, 0
         reached = np.full(states, 1e30)
         for state in range(states):
             if cost[state] >= 1e30:

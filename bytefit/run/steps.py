@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from bytefit.data.embedded import embedded_dataset
 from bytefit.data.tokenizer import BOS_ID
 from bytefit.dtypes import resolve_dtype
 from bytefit.errors import UserError
-from bytefit.files import write_bytes, write_json
+from bytefit.files import read_bytes, write_bytes, write_json
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.progress import progress_bar, say
 from bytefit.quant.calibrate import (
     CalibrationConfig,
+    OwnText,
     Statistics,
     TrainingText,
     calibration_batches,
@@ -128,6 +130,8 @@ def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: 
         return {}
     gradients = recipe.pack.quant.needs_gradients
     wanted = {"config": to_json(config), "gradients": gradients, "seed": recipe.seed}
+    if isinstance(config.source, OwnText):
+        wanted["text"] = hashlib.sha256(read_bytes(Path(config.source.path))).hexdigest()
     if fresh(folder.calibration, [folder.checkpoint / "state.json"]):
         held = load_statistics(folder.calibration)
         if held is not None and held[1] == wanted:

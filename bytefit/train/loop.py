@@ -295,7 +295,7 @@ def _progress(config: TrainConfig, ranks: Ranks, first_step: int, ledger: Ledger
     """Yields ``show(step, loss)``: a line with the share of the budget, ETA, loss and tokens a second."""
     start = ledger.read("train")
     unit = " s" if config.seconds is not None else " steps"
-    total = config.seconds or config.steps
+    total = config.loop_seconds or config.steps
     smooth: list[float] = []
     with progress_bar(
         total=total, desc="training", unit=unit, disable=not ranks.is_first, delay=0.0,
@@ -306,8 +306,8 @@ def _progress(config: TrainConfig, ranks: Ranks, first_step: int, ledger: Ledger
             smooth.append(loss if not smooth else 0.95 * smooth[-1] + 0.05 * loss)
             spent = ledger.read("train")
             done = max(spent - start, 1e-9)
-            fraction = Moment(step=step, seconds=spent, total_steps=config.steps, total_seconds=config.seconds).fraction
-            left = (config.seconds - spent) if config.seconds else done / max(1, step - first_step) * ((config.steps or 0) - step)
+            fraction = Moment(step=step, seconds=spent, total_steps=config.steps, total_seconds=config.loop_seconds).fraction
+            left = (config.loop_seconds - spent) if config.loop_seconds else done / max(1, step - first_step) * ((config.steps or 0) - step)
             speed = (step - first_step) * config.batch_tokens / done
             bar.n = fraction * (total or 0)
             bar.set_postfix_str(f" {max(0.0, left):.0f} s left, step {step}, loss {smooth[-1]:.3f}, {speed:,.0f} tokens/s", refresh=False)

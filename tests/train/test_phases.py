@@ -196,7 +196,7 @@ def test_what_is_packed_is_the_average_that_was_asked_for(dataset, tmp_path, use
     swa = sum(late) / len(late)
     assert len(late) >= 2
     expected = {"ema": ema, "swa": swa, "blend": (ema + swa) / 2}[use]
-    assert torch.allclose(packed["embedding"].double(), expected, atol=1e-6)
+    assert torch.allclose(packed["embedding.weight"].double(), expected, atol=1e-6)
 
 
 def test_held_out_training_text_decides_and_is_not_trained_on(dataset, tmp_path, monkeypatch) -> None:

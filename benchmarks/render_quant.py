@@ -1,0 +1,132 @@
+"""The sections of docs/results.md on the way from weights to bytes; ``render.py`` puts them in their place."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from plot import chart
+
+Record = dict[str, Any]
+
+
+def tax_section(record: Record, provenance: Callable[[Record], str]) -> list[str]:
+    """Bits per byte that rounding costs, mean and range over the seeds."""
+    by_training: dict[str, list[Record]] = defaultdict(list)
+    for row in record["rows"]:
+        by_training[row["trained"]].append(row)
+    names = list(by_training)
+    lines = [
+        "## What rounding costs",
+        "",
+        provenance(record),
+        f"`pocket`, lab size, {record['steps']} steps, {len(by_training[names[0]])} seeds. The first row is bits per byte of fp32 "
+        "weights on non-overlapping windows; the others are what the packed file adds: mean over the seeds (smallest to largest). "
+        "Every row of a column has the same weights. Fake quantisation aims at int5 and is on from half the learning rate; CROWN-Q too.",
+        "",
+        "| | bytes | " + " | ".join(names) + " |",
+        "| --- | ---: | " + " | ".join("---:" for _ in names) + " |",
+        "| fp32 | – | " + " | ".join(_spread([row["float"] for row in by_training[name]], "{:.4f}") for name in names) + " |",
+    ]
+    for scheme in by_training[names[0]][0]["schemes"]:
+        found = {name: [row["schemes"][scheme] for row in by_training[name]] for name in names}
+        size = statistics.fmean(cell["bytes"] for cell in found[names[0]])
+        cells = [_spread([cell["tax"] for cell in found[name]], "{:+.4f}") for name in names]
+        lines.append(f"| {scheme} | {size:,.0f} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _spread(values: list[float], form: str) -> str:
+    if len(values) == 1:
+        return form.format(values[0])
+    return f"{form.format(statistics.fmean(values))} ({form.format(min(values))} to {form.format(max(values))})"
+
+
+def rate_section(record: Record, provenance: Callable[[Record], str], pictures: Path) -> list[str]:
+    layers, models = record["layers"], record["models"]
+    seeds = sorted({row["seed"] for row in models})
+    lines = ["## Bytes against damage", "", provenance(record), ""]
+    for role in dict.fromkeys(row["role"] for row in layers):
+        curves: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        for row in layers:
+            if row["role"] == role and row["seed"] == seeds[0]:
+                curves[row["scheme"]].append((row["damage"], row["bits"]))
+                if row["scheme"] == "equal damage, 8 states":
+                    curves["R* (Gaussian limit)"].append((row["damage"], row["limit"]))
+        title = f"Bits a weight against output damage: {role}, seed {seeds[0]}"
+        name = f"rate-{role}.svg"
+        (pictures / name).write_text(
+            chart(title, curves, x="damage of the outputs, a weight", y="bits a weight, everything stored", log_x=True)
+        )
+        lines.append(f"![{title}](pictures/{name})")
+    lines += [
+        "",
+        f"Distance to the limit R* in bits a weight, between 2.5 and 6 bits (mean over points and {len(seeds)} seeds; worst point):",
+        "",
+        "| scheme | " + " | ".join(dict.fromkeys(row["role"] for row in layers)) + " |",
+        "| --- | " + " | ".join("---:" for _ in dict.fromkeys(row["role"] for row in layers)) + " |",
+    ]
+    for scheme in dict.fromkeys(row["scheme"] for row in layers):
+        cells = []
+        for role in dict.fromkeys(row["role"] for row in layers):
+            gaps = [row["gap"] for row in layers if row["scheme"] == scheme and row["role"] == role and 2.5 <= row["bits"] <= 6]
+            cells.append(f"{statistics.fmean(gaps):.3f} ({max(gaps):.3f})" if gaps else "–")
+        lines.append(f"| {scheme} | " + " | ".join(cells) + " |")
+    return [*lines, "", *_models(models, seeds, pictures)]
+
+
+def _models(models: list[Record], seeds: list[int], pictures: Path) -> list[str]:
+    """Whole artifacts: what each scheme adds to the bits per byte of the fp32 weights at equal bytes."""
+    budgets = sorted({row["budget"] for row in models})
+    taxes: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in models:
+        taxes[row["scheme"]][row["budget"]].append(row["bits_per_byte"] - row["float"])
+    curves = {
+        scheme: [(float(budget), max(1e-5, statistics.fmean(values))) for budget, values in by_budget.items()]
+        for scheme, by_budget in taxes.items()
+    }
+    main = {name: curve for name, curve in curves.items() if "8 states," not in name}
+    title = f"Bits per byte lost by packing, mean of {len(seeds)} seeds"
+    (pictures / "bytes.svg").write_text(
+        chart(title, main, x="bytes of the artifact, everything counted", y="bits per byte lost", log_x=True, log_y=True)
+    )
+    plain = statistics.fmean({row["seed"]: row["float"] for row in models}.values())
+    lines = [
+        f"![{title}](pictures/bytes.svg)",
+        "",
+        f"Bits per byte that packing the whole model into so many bytes adds to the {plain:.4f} of the fp32 weights "
+        f"(mean of {len(seeds)} seeds):",
+        "",
+        "| scheme | " + " | ".join(f"{budget:,}" for budget in budgets) + " |",
+        "| --- | " + " | ".join("---:" for _ in budgets) + " |",
+    ]
+    for scheme, by_budget in taxes.items():
+        lines.append(f"| {scheme} | " + " | ".join(f"{statistics.fmean(by_budget[budget]):+.4f}" for budget in budgets) + " |")
+    return [*lines, ""]
+
+
+def fit_section(record: Record, provenance: Callable[[Record], str]) -> list[str]:
+    lab = [row for row in record["rows"] if row["size"] == "lab"]
+    lines = [
+        "## The byte solver",
+        "",
+        provenance(record),
+        f"{len(lab)} random budgets over {len({row['recipe'] for row in lab})} recipes at lab size: the files take "
+        f"{100 * min(row['share'] for row in lab):.3f} to {100 * max(row['share'] for row in lab):.3f} % of their budget, after "
+        f"{min(row['attempts'] for row in lab)} to {max(row['attempts'] for row in lab)} attempts, in at most "
+        f"{max(row['seconds'] for row in lab):.1f} s; {sum(row['decoded_alike'] for row in lab)} of {len(lab)} decode "
+        "to the quantised tensors, twice.",
+        "",
+        "| recipe at full size | quantised as | bytes | of the budget | attempts | seconds | decodes alike |",
+        "| --- | --- | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for row in record["rows"]:
+        if row["size"] == "full":
+            lines.append(
+                f"| {row['recipe']} | {row['quant']} | {row['bytes']:,} | {100 * row['share']:.3f} % | {row['attempts']} "
+                f"| {row['seconds']:.0f} | {'yes' if row['decoded_alike'] else 'NO'} |"
+            )
+    return [*lines, ""]
