@@ -86,7 +86,17 @@ FITTED = {  # at the bytes of int5 GPTQ under zstd
 def train(options: argparse.Namespace, name: str, seed: int) -> Path:
     """The run folder of one way of training and seed."""
     folder: Path = options.runs / f"tax-{name.replace(' ', '-').replace(',', '')}-s{seed}"
-    command = [str(Path(sys.executable).with_name("bytefit")), "train", "pocket", "--steps", str(options.steps), "--seed", str(seed)]
+    command = [
+        str(Path(sys.executable).with_name("bytefit")),
+        "train",
+        "pocket",
+        "--steps",
+        str(options.steps),
+        "--seed",
+        str(seed),
+        "--set",
+        "train.reserve_seconds=0",
+    ]
     command += ["--data", str(options.data), "--out", str(folder), "--resume", "--json"]
     command += [word for setting in TRAINED[name] for word in ("--set", setting)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)

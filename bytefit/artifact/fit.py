@@ -16,7 +16,7 @@ from bytefit.progress import progress_bar, say
 MIN_LOG, MAX_LOG = -14.0, 14.0  # octaves of the dial about the recipe's own steps: from nothing but zeros to codes of 18 bits
 CLOSE = 0.0004  # of the budget: near enough to stop
 ENOUGH = 0.999  # what a file has to use of its budget
-ATTEMPTS = 40
+PATIENT, ATTEMPTS = 12, 40  # after so many anything that is enough will do; and after so many it is over
 NARROW = 1e-4  # octaves between a position that fits and one that does not: what is left there is chance
 GOLDEN = 0.6180339887  # its multiples fill an interval evenly, however many there are
 
@@ -68,6 +68,8 @@ def solve(packer: Dialled[S], budget: int) -> tuple[S, float, int]:
                     best = (log_dial, packed)
                 low = (log_dial, size) if low is None or log_dial > low[0] else low
                 if size >= budget * (1 - CLOSE) or log_dial >= MAX_LOG:
+                    break
+                if len(tried) >= PATIENT and size >= budget * ENOUGH:
                     break
             elif log_dial <= MIN_LOG:
                 raise UserError(
