@@ -228,18 +228,20 @@ def entropies(streams: Streams) -> dict[str, float]:
 # Tables
 
 
-def measure(title: str, streams: Streams, peers: Peers, repeats: int = 1) -> dict[str, Any]:
+def measure(title: str, streams: Streams, peers: Peers, repeats: int = 1, *, others: bool = True) -> dict[str, Any]:
     say(title)
     count = sum(m.size for matrices, _ in streams.values() for m in matrices)
     largest = max(int(np.abs(m).max()) for matrices, _ in streams.values() for m in matrices)
     row: dict[str, Any] = {"title": title, "codes": count, "largest_code": largest, "ours": ours(streams, repeats)}
-    row |= {"entropies": entropies(streams), "general": general(streams), "nncodec": nncodec(streams, peers)}
     size = row["ours"]["bytes"]
     row["bits_per_code"] = 8 * size / count
-    others = {name: held["bytes"] for name, held in row["general"].items()} | row["entropies"]
+    if not others:
+        return row | {"ours_over": {}}
+    row |= {"entropies": entropies(streams), "general": general(streams), "nncodec": nncodec(streams, peers)}
+    sizes = {name: held["bytes"] for name, held in row["general"].items()} | row["entropies"]
     if row["nncodec"] is not None:
-        others["nncodec"] = row["nncodec"]["bytes"]
-    row["ours_over"] = {name: size / other for name, other in others.items()}
+        sizes["nncodec"] = row["nncodec"]["bytes"]
+    row["ours_over"] = {name: size / other for name, other in sizes.items()}
     return row
 
 
@@ -268,6 +270,8 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def verdicts_of(row: dict[str, Any]) -> list[str]:
     over = row["ours_over"]
+    if not over:
+        return [f"every code restored: {'yes' if row['ours']['restored'] else 'NO'}"]
     coders = [name for name in over if name in GENERAL or name == "nncodec"]
     first, best = max(coders, key=over.__getitem__), max(GENERAL, key=over.__getitem__)
     without = "" if "nncodec" in coders else " (nncodec was skipped)"
@@ -290,6 +294,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="the folder of the peers' environments")
     parser.add_argument("--windows", type=int, default=512, help="to calibrate on, where a run has no calibration with gradients")
     parser.add_argument("--full-codes", type=int, default=1 << 30, help="at most about so many at full size; 0 leaves them out")
+    parser.add_argument("--full-others", choices=("yes", "no"), default="yes", help="at full size the other coders too (many minutes)")
     parser.add_argument("--repeats", type=int, default=3, help="of the timing at full size")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/codec.json"))
     options = parser.parse_args()
@@ -312,7 +317,11 @@ def main() -> None:
     if options.full_codes:
         model = made_up(options.full_codes)
         for scheme, quant in FULL_SCHEMES.items():
-            full.append(measure(f"full size, made up, {scheme}", streams_of(*model, quant), peers, options.repeats))
+            full.append(
+                measure(
+                    f"full size, made up, {scheme}", streams_of(*model, quant), peers, options.repeats, others=options.full_others == "yes"
+                )
+            )
 
     print_table(summed + full)
     verdicts = {row["title"]: verdicts_of(row) for row in summed + full}

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from render_quant import fit_section, rate_section, tax_section
+from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -251,6 +251,11 @@ def main() -> None:
         lines += rate_section(rate, provenance, ROOT / "docs" / "pictures")
     if fit:
         lines += fit_section(fit, provenance)
+    gptq, codec = read("gptq"), read("codec")
+    if gptq:
+        lines += gptq_section(gptq, provenance)
+    if codec:
+        lines += codec_section(codec, provenance)
     contest = read("contest_bytes")
     if contest:
         lines += contest_section(contest)

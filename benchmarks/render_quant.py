@@ -130,3 +130,47 @@ def fit_section(record: Record, provenance: Callable[[Record], str]) -> list[str
                 f"| {row['seconds']:.0f} | {'yes' if row['decoded_alike'] else 'NO'} |"
             )
     return [*lines, ""]
+
+
+def gptq_section(record: Record, provenance: Callable[[Record], str]) -> list[str]:
+    columns = {
+        "nearest": "ours, nearest",
+        "ours, equal grid": "ours, equal grid",
+        "llm-compressor": "llmcompressor",
+        "ours, steps searched": "ours, own grid, search",
+        "llm-compressor, mse": "llmcompressor, mse",
+    }
+    peers = ", ".join(f"{name} {facts['version']}" for name, facts in record["peers"].items())
+    lines = [
+        "## GPTQ against its peers",
+        "",
+        provenance(record),
+        f"{peers}. The same weights and inputs for all (normal weights, correlated uneven inputs). Errors of the outputs relative to the "
+        "outputs, in millionths; milliseconds of factorising and rounding at the equal grid, medians of alternating rounds.",
+        "",
+        "| matrix | bits | " + " | ".join(columns) + " | ours, ms | llm-compressor, ms | ratio |",
+        "| --- | ---: | " + " | ".join("---:" for _ in columns) + " | ---: | ---: | ---: |",
+    ]
+    for row in record["rows"]:
+        errors = [f"{1e6 * row['errors'][key]:.0f}" if key in row["errors"] else "–" for key in columns.values()]
+        timing = row["timing"]
+        lines.append(
+            f"| {' × '.join(map(str, row['shape']))} | {row['bits']} | {' | '.join(errors)} | {1e3 * timing['ours_seconds']:.1f} "
+            f"| {1e3 * timing['peer_seconds']:.1f} | {timing['peer_seconds'] / timing['ours_seconds']:.1f}× |"
+        )
+    return [*lines, "", *(f"- {verdict}" for verdict in record["verdicts"]), ""]
+
+
+def codec_section(record: Record, provenance: Callable[[Record], str]) -> list[str]:
+    lines = [
+        "## The coder of codes",
+        "",
+        provenance(record),
+        "Bytes of all matrices of trained models, one stream a role, and of made-up weights in the shapes of a full-size model. Entropies "
+        "are memoryless, of the codes' own histograms; those of rows are shown plain and corrected for how few codes a row has (Miller "
+        "and Madow).",
+        "",
+    ]
+    for title, verdicts in record["verdicts"].items():
+        lines += [f"**{title}**", "", *(f"- {verdict}" for verdict in verdicts), ""]
+    return lines
