@@ -43,8 +43,8 @@ def test_recipes_reload_strictly(change, message) -> None:
 def test_settings_replace_leaves_and_whole_parts() -> None:
     recipe = RECIPES["pocket"]["tiny"]()
     assert apply_settings(recipe, [("train.optimizer.matrices.lr", "0.5")]).train.optimizer.matrices.lr == 0.5
-    changed = apply_settings(recipe, [("pack.quant.mlp", '{"type": "RowGrid", "levels": 31}')])
-    assert changed.pack.quant.mlp == RowGrid(levels=31)
+    changed = apply_settings(recipe, [("pack.quant.mlp.grid", '{"type": "RowGrid", "lowest": -31, "highest": 31}')])
+    assert changed.pack.quant.mlp.grid == RowGrid(lowest=-31, highest=31)
     assert recipe.pack.quant.mlp != changed.pack.quant.mlp
     with pytest.raises(UserError, match=r"seed\.x: 1337 has no field 'x'"):
         apply_settings(recipe, [("seed.x", "1")])
