@@ -21,7 +21,7 @@ from bytefit.quant.quantise import MatrixQuant, QuantConfig
 from bytefit.recipes.recipe import Recipe, ScoreConfig
 from bytefit.train.config import TrainConfig
 
-# What every weight's error costs decides its step, in the tied table as anywhere else; docs/results.md compares that with the other
+# What every weight's error costs decides its step, in the tied table as anywhere else; benchmarks/rate.py compares that with the other
 # schemes at equal bytes.
 MATRICES = MatrixQuant(grid=EqualDamageGrid())
 QUANT = QuantConfig(table=MATRICES, head=MATRICES, attention=MATRICES, mlp=MATRICES, projection=MATRICES, gain_step=1 / 256)
