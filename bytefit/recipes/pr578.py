@@ -9,7 +9,7 @@ from bytefit.quant.calibrate import CalibrationConfig, TrainingText
 from bytefit.quant.clip import Percentile
 from bytefit.quant.fake import FakeQuantConfig, StraightThrough
 from bytefit.recipes.baseline import packed_as
-from bytefit.recipes.eleven import SIDE_TABLE_GAIN, contest_gptq, eleven_layers
+from bytefit.recipes.eleven import CALIBRATION_SECONDS, SIDE_TABLE_GAIN, contest_gptq, eleven_layers
 from bytefit.recipes.pending import AdaptConfig, PendingConfig
 from bytefit.recipes.recipe import Recipe
 
@@ -17,7 +17,8 @@ STEPS = 6_990  # that the original took in its 600 s
 
 
 def pr578(*, as_submitted: bool = False) -> Recipe:
-    """26,993,756 parameters. In the ``as_submitted`` form the fake quantisation is off: its compiled script never ran it.
+    """26,993,756 parameters. In the ``as_submitted`` form the fake quantisation is off: its compiled script never ran it; and it calibrates
+    on training text after the clock, not inside.
 
     The original's steps are never finer than 1/31, which rounds most weights to zero; here they have no floor.
     """
@@ -25,7 +26,11 @@ def pr578(*, as_submitted: bool = False) -> Recipe:
     fake_quant = FakeQuantConfig(rounding=StraightThrough(), lowest=-32, highest=31, clip=Percentile(share=0.9995), below=0.5)
     return replace(
         base,
-        train=replace(base.train, fake_quant=None if as_submitted else fake_quant),
+        train=replace(
+            base.train,
+            fake_quant=None if as_submitted else fake_quant,
+            reserve_seconds=0.0 if as_submitted else CALIBRATION_SECONDS,
+        ),
         calibrate=CalibrationConfig(source=TrainingText(), windows=256, batch_windows=4),
         pack=packed_as(contest_gptq(31, block=128, damp=0.01), "zstd"),
         pending=PendingConfig(

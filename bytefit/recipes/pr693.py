@@ -19,7 +19,7 @@ from bytefit.quant.grid import RowGrid
 from bytefit.quant.prune import PruneConfig
 from bytefit.quant.quantise import MatrixQuant
 from bytefit.recipes.baseline import packed_as
-from bytefit.recipes.eleven import SIDE_TABLE_GAIN, contest_gptq, eleven_layers
+from bytefit.recipes.eleven import CALIBRATION_SECONDS, SIDE_TABLE_GAIN, contest_gptq, eleven_layers
 from bytefit.recipes.pending import AdaptConfig, PendingConfig
 from bytefit.recipes.recipe import Recipe
 from bytefit.train.config import ReplayConfig
@@ -52,6 +52,7 @@ def pr693(*, as_submitted: bool = False) -> Recipe:
             replay=ReplayConfig(batches=100, epochs=2, lr_scale=0.1),
             fake_quant=None if as_submitted else fake_quant,
             crown_q=CrownQConfig(),
+            reserve_seconds=0.0 if as_submitted else CALIBRATION_SECONDS,
         ),
         calibrate=CalibrationConfig(source=TrainingText(), windows=12_288, batch_windows=48),
         pack=packed_as(FULL_GPTQ, "lzma", zero_ones=0.1),
@@ -74,6 +75,7 @@ def pr606(*, as_submitted: bool = False) -> Recipe:
             base.train,
             average=AverageConfig(ema_decay=0.997, swa=TIGHT_SWA, use="ema" if as_submitted else "held_out"),
             fake_quant=None if as_submitted else fake_quant,
+            reserve_seconds=0.0 if as_submitted else CALIBRATION_SECONDS,
         ),
         calibrate=CalibrationConfig(source=TrainingText(), windows=256, batch_windows=4),
         pack=packed_as(contest_gptq(15, block=128, damp=0.01), "zstd", prune=PruneConfig(share=0.02)),

@@ -180,6 +180,7 @@ def _train(full: TrainConfig, dial: Dial, full_steps: int, window: int) -> Train
         average=average,
         replay=replay,
         fake_quant=fake_quant,
+        reserve_seconds=full.reserve_seconds * dial.seconds / full.seconds if dial.seconds and full.seconds else 0.0,
         warmup_steps=2,
         dtype="auto",
     )

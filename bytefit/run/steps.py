@@ -147,7 +147,7 @@ def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: 
 
 def _batches(model: LanguageModel, config: CalibrationConfig, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Iterator[Tensor]:
     """The text to calibrate on; training text ends when the seconds that training left for it are used."""
-    started, reserve = ledger.read("calibrate"), recipe.train.reserve_seconds
+    started, reserve = ledger.read("calibrate"), recipe.train.reserved_seconds
 
     def out_of_time() -> bool:
         return reserve > 0 and isinstance(config.source, TrainingText) and ledger.read("calibrate") - started > reserve

@@ -74,7 +74,8 @@ class TrainConfig:
         compile: run the loss through ``torch.compile``.
         dtype: of activations; ``auto`` takes the faster one here. Weights, averages and Adam's states are fp32.
         checkpoint_seconds: time between checkpoints.
-        reserve_seconds: part of ``seconds`` that is left for calibrating on training text, which the contest counts as training.
+        reserve_seconds: part of ``seconds`` that is left for calibrating on training text, which the contest counts as training; at
+            most a quarter of it.
     """
 
     seconds: float | None = None
@@ -97,9 +98,14 @@ class TrainConfig:
     reserve_seconds: float = 0.0
 
     @property
+    def reserved_seconds(self) -> float:
+        """What calibration may use of the clock."""
+        return 0.0 if self.seconds is None else min(self.reserve_seconds, self.seconds / 4)
+
+    @property
     def loop_seconds(self) -> float | None:
         """What the training loop may use of the clock."""
-        return None if self.seconds is None else self.seconds - self.reserve_seconds
+        return None if self.seconds is None else self.seconds - self.reserved_seconds
 
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.steps is None):
@@ -112,9 +118,7 @@ class TrainConfig:
             raise ValueError(f"batch_tokens {self.batch_tokens} must be a multiple of seq_len {self.seq_len}")
         if self.micro_batch_tokens < self.seq_len:
             raise ValueError(f"micro_batch_tokens {self.micro_batch_tokens} must be at least seq_len {self.seq_len}")
-        if not 0 <= self.reserve_seconds < (self.seconds or 1e300):
-            raise ValueError(
-                f"reserve_seconds {self.reserve_seconds} must not be negative, and less than the budget of {self.seconds} seconds"
-            )
+        if self.reserve_seconds < 0:
+            raise ValueError(f"reserve_seconds {self.reserve_seconds} must not be negative")
         if self.warmup_steps < 0 or self.checkpoint_seconds <= 0:
             raise ValueError("warmup_steps must not be negative and checkpoint_seconds must be above 0")

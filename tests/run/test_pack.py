@@ -250,3 +250,15 @@ def test_calibration_text_that_is_not_there_is_one_clear_line(folder, dataset: D
     with pytest.raises(UserError, match=r"cannot read .*nowhere.txt"):
         calibrate_step(folder, recipe_of(folder, source=OwnText(path="/nowhere.txt")), dataset, Ledger())
     assert not folder.calibration.exists()
+
+
+def test_calibration_takes_its_seconds_from_the_clock() -> None:
+    """Of the training clock so much is left as was asked for, but never more than a quarter; a budget in steps has no clock."""
+    train = find_recipe("pr578", "lab").train
+    assert (train.seconds, train.reserved_seconds, train.loop_seconds) == (300.0, 7.0, 293.0)
+    short = dataclasses.replace(train, seconds=8.0)
+    assert (short.reserved_seconds, short.loop_seconds) == (2.0, 6.0)
+    stepwise = dataclasses.replace(train, seconds=None, steps=10)
+    assert (stepwise.reserved_seconds, stepwise.loop_seconds) == (0.0, None)
+    with pytest.raises(ValueError, match="reserve_seconds -1 must not be negative"):
+        dataclasses.replace(train, reserve_seconds=-1)
