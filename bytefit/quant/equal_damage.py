@@ -1,9 +1,9 @@
 """Rounding with steps that make every weight's error cost the same (WaterSIC, arXiv 2603.04956), optionally along a trellis.
 
-GPTQ's feedback leaves column j with the damage ``r_j² / U_jj²``, where r is the plain rounding error and U the upper Cholesky factor of
-the inverse second moment. With one step for all columns the columns with small U_jj take nearly all the damage, at a price in bytes that
-grows without bound as the inputs get more uneven; with steps proportional to U_jj all take the same, and the rate is within a quarter of
-a bit of the limit (a tenth with eight states).
+GPTQ's feedback leaves column j with the damage ``c_j r_j²``, where r is the plain rounding error and c_j the column's second moment given
+those that are still to come (``quant/metric.py``). With one step for all columns those with large c_j take nearly all the damage, at a
+price in bytes that grows without bound as the inputs get more uneven; with steps proportional to ``c_j ** -0.5`` all take the same, and
+the rate is within a quarter of a bit of the limit (a tenth with eight states).
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ def round_equal_damage(
     """
     rows = metric.rows.numpy()
     order = factor.order.numpy()
-    upper = factor.upper.numpy()
+    carry = factor.carry.numpy()
+    assert factor.of_weights
     steps = _steps(rows, factor, grid, dial, float(np.abs(weights).max()))
     row_steps, column_steps = steps.factors()
     targets = np.ascontiguousarray(weights[:, order].T / row_steps[None, :])  # (cols, rows), in order
     targets[factor.dead.numpy()[order]] = 0.0
+    originals = targets.copy()
     widths = column_steps[order]
     spreads = _spreads(targets, widths, halves=bool(grid.trellis))
     following, quantisers = _trellis(grid.trellis)
@@ -52,12 +54,11 @@ def round_equal_damage(
     for start in range(0, len(targets), BLOCK):
         end = min(start + BLOCK, len(targets))
         errors = _round_block(
-            targets[start:end], upper[start:end, start:end], widths[start:end], spreads[start:end], following, quantisers, PRICES, price,
-            kept[start:end], codes[start:end],
+            targets[start:end], originals[start:end], carry[start:end, start:end], widths[start:end], spreads[start:end], following,
+            quantisers, PRICES, price, kept[start:end], codes[start:end],
         )  # fmt: skip
         if end < len(targets):
-            carried = torch.from_numpy(upper[start:end, end:]).T @ torch.from_numpy(errors)
-            torch.from_numpy(targets)[end:] -= carried
+            torch.from_numpy(targets)[end:].addmm_(factor.carry[end:, start:end], torch.from_numpy(errors))
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     rounded = Codes(np.ascontiguousarray(codes[back].T), steps, grid.trellis)
@@ -103,8 +104,8 @@ def _towards_one(product: torch.Tensor, square: torch.Tensor) -> torch.Tensor:
 def _steps(rows: np.ndarray, factor: Factor, grid: EqualDamageGrid, dial: float, largest: float) -> LogSteps:
     """Steps as they will be stored: exponents in quarter octaves about a base."""
     diagonal = np.empty(len(factor.order))
-    diagonal[factor.order.numpy()] = factor.upper.diagonal().numpy()
-    columns = exponents_of(diagonal)
+    diagonal[factor.order.numpy()] = factor.costs.numpy()
+    columns = exponents_of(diagonal**-0.5)
     if grid.row_factors:
         # A row that hardly mattered in the calibration still may in other text.
         weight = rows.astype(np.float64) + ROW_FLOOR * rows.mean() + 1e-30
@@ -140,7 +141,8 @@ def _trellis(states: int) -> tuple[np.ndarray, np.ndarray]:
 @njit(cache=True, fastmath=True, nogil=True)
 def _round_block(
     targets: np.ndarray,
-    upper: np.ndarray,
+    originals: np.ndarray,
+    carry: np.ndarray,
     widths: np.ndarray,
     spreads: np.ndarray,
     following: np.ndarray,
@@ -154,7 +156,8 @@ def _round_block(
 
     Args:
         targets: (block, rows), changed in place.
-        upper: (block, block).
+        originals: (block, rows), what errors are counted from.
+        carry: (block, block).
         keep: bool (block, rows), or (block, 0) where nothing was pruned.
         codes: int32 (block, rows), filled.
     """
@@ -175,9 +178,9 @@ def _round_block(
                 odd = quantisers[state] != EVEN
                 point = 2.0 * code - ((code > 0) - (code < 0) if odd else 0)
                 state = following[state, code & 1]
-            errors[j, i] = (targets[j, i] - point * widths[j]) / upper[j, j]
+            errors[j, i] = originals[j, i] - point * widths[j]
         for k in range(j + 1, columns):
-            share = upper[j, k]
+            share = carry[k, j]
             for i in range(rows):
-                targets[k, i] -= share * errors[j, i]
+                targets[k, i] += share * errors[j, i]
     return errors

@@ -149,26 +149,37 @@ def _with_feedback(
         left_CR[factor.dead[factor.order]] = 0.0  # inputs that are always zero
         keep = everything if keep_NRC is None else keep_NRC[n].T[factor.order].numpy()
         steps = steps_NR[n].expand(w_NRC.size(1)).contiguous().numpy()
-        turned, errors = factor.upper.T.contiguous(), torch.empty(block, w_NRC.size(1))
+        weights_CR = left_CR.clone() if factor.of_weights else left_CR
+        errors = torch.empty(block, w_NRC.size(1))
         for start in range(0, len(left_CR), block):
             end = min(start + block, len(left_CR))
-            within = factor.upper[start:end, start:end].contiguous().numpy()
-            _round_block(left_CR[start:end].numpy(), within, steps, keep[start:end], float(ends[0]), float(ends[1]), errors.numpy())
+            part = slice(start, end)
+            within = factor.carry[part, part].contiguous().numpy()
+            left, weights = left_CR[part].numpy(), weights_CR[part].numpy()
+            _round_block(left, weights, within, steps, keep[part], float(ends[0]), float(ends[1]), errors.numpy())
             if end < len(left_CR):
-                left_CR[end:].addmm_(turned[end:, start:end], errors[: end - start], alpha=-1)
+                left_CR[end:].addmm_(factor.carry[end:, part], errors[: end - start])
         codes_NRC[n] = left_CR[factor.order.argsort()].T
     return codes_NRC
 
 
 @njit(cache=True, fastmath={"contract", "nsz"}, nogil=True)
 def _round_block(
-    left: np.ndarray, upper: np.ndarray, steps: np.ndarray, keep: np.ndarray, lowest: float, highest: float, errors: np.ndarray
+    left: np.ndarray,
+    weights: np.ndarray,
+    carry: np.ndarray,
+    steps: np.ndarray,
+    keep: np.ndarray,
+    lowest: float,
+    highest: float,
+    errors: np.ndarray,
 ) -> None:
     """Round a block's columns in order; their codes take their place.
 
     Args:
         left: float32 (block, rows), what is to be rounded.
-        upper: float32 (block, block).
+        weights: float32 (block, rows), what errors are counted from; may be ``left`` itself.
+        carry: float32 (block, block).
         keep: bool (block, rows), or empty.
         errors: float32 (block, rows), filled: what the columns after the block have to take over.
     """
@@ -178,18 +189,18 @@ def _round_block(
         last = min(first + TILE, rows)
         step = steps[first:last]
         for j in range(len(left)):
-            column, error = left[j, first:last], errors[j, first:last]
-            share = np.float32(1.0) / upper[j, j]
+            column, weight, error = left[j, first:last], weights[j, first:last], errors[j, first:last]
             for i in range(last - first):
-                code = min(max(np.rint(column[i] / step[i]), low), high)
-                error[i] = (column[i] - code * step[i]) * share
-                column[i] = code
+                error[i] = min(max(np.rint(column[i] / step[i]), low), high)
             if keep.size:
                 for i in range(last - first):
-                    if not keep[j, first + i] and column[i]:
-                        error[i] += column[i] * step[i] * share
-                        column[i] = 0.0
+                    if not keep[j, first + i]:
+                        error[i] = 0.0
+            for i in range(last - first):
+                code = error[i]
+                error[i] = weight[i] - code * step[i]
+                column[i] = code
             for k in range(j + 1, len(left)):
-                later, carried = left[k, first:last], upper[j, k]
+                later, carried = left[k, first:last], carry[k, j]
                 for i in range(last - first):
-                    later[i] -= carried * error[i]
+                    later[i] += carried * error[i]

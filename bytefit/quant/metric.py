@@ -40,20 +40,29 @@ class Factor:
 
     Attributes:
         order: (cols,) int64: the columns in the order in which they are rounded.
-        upper: (cols, cols) float32 with columns in that order; its row j, divided by its diagonal, says what each later column takes
-            over. ``1 / upper[j, j]²`` is what a squared error in column j still costs after that.
+        carry: (cols, cols) float32 with columns in that order; below the diagonal, row k says what column k takes over from an error of
+            one in each column before it.
+        costs: (cols,) float32, in that order: what a squared error still costs after that.
+        of_weights: whether an error is what the code leaves of the weight itself, or of what the weight had become by then.
         dead: (cols,) bool, as the matrix stands: inputs that were never anything but zero.
         damp: share of the mean diagonal that was added in the end.
     """
 
     order: Tensor
-    upper: Tensor
+    carry: Tensor
+    costs: Tensor
+    of_weights: bool
     dead: Tensor
     damp: float
 
 
 def factorise(columns: Tensor, *, damp: float, times: int = 1, order: str = "descending", downdate: bool = True, name: str = "") -> Factor:
-    """The upper Cholesky factor of the inverse of the damped second moment (GPTQ, arXiv 2210.17323).
+    """What GPTQ (arXiv 2210.17323) takes from the damped second moment.
+
+    GPTQ is usually written with the upper Cholesky factor U of the inverse: column k takes over ``-Σ_{j<k} e_j U_jk`` of the errors
+    ``e_j = (t_j - q_j) / U_jj`` that the codes q leave of the targets t. The second moment's own upper factor R, with ``R Rᵀ = H``, says
+    the same of the errors of the weights: ``Σ_{j<k} (w_j - q_j) R_jk / R_kk``, because the damage is
+    ``Σ_k (δ_k R_kk + Σ_{j<k} δ_j R_jk)²``, and needs no inverse.
 
     Args:
         columns: (cols, cols).
@@ -75,48 +84,38 @@ def factorise(columns: Tensor, *, damp: float, times: int = 1, order: str = "des
         permutation = torch.arange(len(diagonal), device=columns.device)
     else:
         permutation = torch.argsort(diagonal, descending=order == "descending", stable=True)
-    # With rows and columns in reverse, the lower factor L of H is an upper one, R Rᵀ = H, and R⁻¹ is the upper factor of H⁻¹: one
-    # factorisation and one triangular inverse, instead of inverting H and factorising the result.
+    # With rows and columns in reverse, the second moment's usual factor is R transposed.
     backwards = permutation.flip(0)
     matrix, diagonal = columns.index_select(0, backwards).index_select(1, backwards), diagonal[backwards]
     share = damp
-    while (inverse := _inverse_factor(matrix, diagonal, times * share)) is None:
+    while (upper := _upper_factor(matrix, diagonal, times * share)) is None:
         if share > MAX_DAMP:
             raise UserError(f"the second moment of the inputs{' of ' + name if name else ''} cannot be inverted, whatever is added")
         share = max(share * 10, 1e-6)
-    upper = inverse.float().flip(0, 1)
     if share != damp:
         say(f"{name or 'a matrix'}: the inputs' second moment is singular; damped by {share:g} of its mean diagonal instead of {damp:g}")
-    if not downdate:
-        upper = upper.T @ upper
-    return Factor(permutation, upper, dead, share)
+    if downdate:
+        pivots = upper.diagonal().clone()
+        carry = upper.div_(pivots[:, None])
+        costs = pivots.square_()
+    else:
+        inverse = torch.cholesky_inverse(upper, upper=True)
+        pivots = inverse.diagonal().clone()
+        carry = -inverse / pivots
+        costs = 1 / pivots
+    return Factor(permutation, carry.float().flip(0, 1), costs.float().flip(0), downdate, dead, share)
 
 
-def _inverse_factor(matrix: Tensor, diagonal: Tensor, share: float) -> Tensor | None:
-    """The inverse of the lower Cholesky factor, with ``share`` of the mean diagonal added; None where there is none.
+def _upper_factor(matrix: Tensor, diagonal: Tensor, share: float) -> Tensor | None:
+    """The upper Cholesky factor, with ``share`` of the mean diagonal added; None where there is none.
 
     In single precision where what is added keeps the matrix well away from singular, else (or where that fails) in double.
     """
     added = diagonal + share * diagonal.mean()
     for dtype in (torch.float32, torch.float64) if share >= SINGLE_PRECISION_FROM else (torch.float64,):
-        damped = matrix.to(dtype)
+        damped = matrix.to(dtype, copy=True)
         damped.diagonal().copy_(added)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            inverse = _inverse_of_lower(lower)
-            if torch.isfinite(inverse.sum()):
-                return inverse
+        upper, failed = torch.linalg.cholesky_ex(damped, upper=True)
+        if not failed and torch.isfinite(upper.diagonal().reciprocal().sum()):
+            return upper
     return None
-
-
-def _inverse_of_lower(lower: Tensor) -> Tensor:
-    """By halves: nearly all of the work is matmuls, a third of what solving for every column of the identity takes."""
-    size = len(lower)
-    if size <= 256:
-        return torch.linalg.solve_triangular(lower, torch.eye(size, dtype=lower.dtype, device=lower.device), upper=False)
-    half = size // 2
-    first, last = _inverse_of_lower(lower[:half, :half]), _inverse_of_lower(lower[half:, half:])
-    whole = torch.zeros_like(lower)
-    whole[:half, :half], whole[half:, half:] = first, last
-    whole[half:, :half] = -(last @ lower[half:, :half]) @ first
-    return whole

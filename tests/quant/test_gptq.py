@@ -182,13 +182,13 @@ def test_gptq_without_a_calibration_is_refused() -> None:
 
 @pytest.mark.parametrize("order", ["descending", "ascending", "given"])
 def test_the_factor_says_what_an_error_still_costs(order) -> None:
-    """1 / upper_jj² is a column's second moment given the columns that are still to come, by an independent factorisation."""
+    """It is a column's second moment given the columns that are still to come, by an independent factorisation."""
     factor = factorise(torch.from_numpy(H), damp=0.01, order=order)
     want_order = reference.order_of(H, order)
     assert factor.order.tolist() == want_order
     left = reference.conditional_diagonal(reference.damped(H, 0.01), want_order)
-    assert (1 / factor.upper.diagonal().numpy().astype(np.float64) ** 2) == pytest.approx(left[want_order], rel=1e-5)
-    assert (factor.upper.tril(-1) == 0).all()
+    assert factor.costs.numpy() == pytest.approx(left[want_order], rel=1e-5)
+    assert (factor.carry.triu(1) == 0).all()
 
 
 def test_ends_hold_under_feedback() -> None:
