@@ -25,7 +25,7 @@ import torch
 from record import provenance, write
 from tax import INT8, Model, equal_damage
 
-from bytefit.artifact.weights_part import CodecName, model_sections
+from bytefit.artifact.weights_part import CodecName, CodeSections, model_sections
 from bytefit.data.dataset import open_dataset
 from bytefit.model.roles import ParameterInfo, Role
 from bytefit.quant.clip import Sigmas
@@ -85,7 +85,9 @@ def layer_points(model: Model, role: Role) -> list[dict[str, Any]]:
                 rule = replace(rule, grid=replace(rule.grid, step=rule.grid.step * unit))
                 config = replace(config, attention=rule, mlp=rule)
             quantised = Quantiser(model.weights, infos, config, plain).at()
-            stored = sum(len(section.payload) for section in model_sections(quantised, infos, codec) if section.kind != "gains")
+            stored = sum(
+                len(section.payload) for section in model_sections(quantised, infos, CodeSections(codec)) if section.kind != "gains"
+            )
             points.append(
                 {"scheme": name} | measured(model, infos, plain, {i.name: quantised.weights(i.name) for i in infos}, stored, count)
             )

@@ -16,7 +16,8 @@ from bytefit.progress import progress_bar, say
 MIN_LOG, MAX_LOG = -14.0, 14.0  # octaves of the dial about the recipe's own steps: from nothing but zeros to codes of 18 bits
 CLOSE = 0.0004  # of the budget: near enough to stop
 ENOUGH = 0.999  # what a file has to use of its budget
-PATIENT, ATTEMPTS = 12, 40  # after so many anything that is enough will do; and after so many it is over
+PATIENT, ATTEMPTS = 6, 40  # after so many anything that is enough will do; and after so many it is over
+STUCK = 8  # attempts after which the last part of the way is tried matrix by matrix
 NARROW = 1e-4  # octaves between a position that fits and one that does not: what is left there is chance
 GOLDEN = 0.6180339887  # its multiples fill an interval evenly, however many there are
 
@@ -39,7 +40,7 @@ class Dialled(Protocol[S]):
 
     def at(self, dial: float) -> S: ...
 
-    def trimmed(self, packed: S, budget: int) -> S: ...
+    def eased(self, packed: S, budget: int) -> S: ...
 
     def refined(self, packed: S, budget: int) -> S: ...
 
@@ -58,7 +59,7 @@ def solve(packer: Dialled[S], budget: int) -> tuple[S, float, int]:
     log_dial = 0.0
     with progress_bar(total=ATTEMPTS, desc="fitting the bytes", unit=" attempts") as bar:
         while len(tried) < ATTEMPTS:
-            packed = packer.trimmed(packer.at(2.0**log_dial), budget)
+            packed = packer.at(2.0**log_dial)
             size = len(packed.data)
             tried.append((log_dial, size))
             bar.set_postfix_str(f"{size:,} of {budget:,} bytes", refresh=False)
@@ -69,8 +70,6 @@ def solve(packer: Dialled[S], budget: int) -> tuple[S, float, int]:
                 low = (log_dial, size) if low is None or log_dial > low[0] else low
                 if size >= budget * (1 - CLOSE) or log_dial >= MAX_LOG:
                     break
-                if len(tried) >= PATIENT and size >= budget * ENOUGH:
-                    break
             elif log_dial <= MIN_LOG:
                 raise UserError(
                     f"a budget of {budget:,} bytes is impossible for this model: the least it packs into is {size:,} bytes; "
@@ -78,15 +77,21 @@ def solve(packer: Dialled[S], budget: int) -> tuple[S, float, int]:
                 )
             else:
                 high = (log_dial, size) if high is None or log_dial < high[0] else high
+            if best is not None and len(tried) == STUCK:
+                best = (best[0], packer.refined(best[1], budget))
+            if best is not None and len(tried) >= PATIENT and len(best[1].data) >= budget * ENOUGH:
+                break
             log_dial = _next(low, high, budget, slope, len(tried))
     assert best is not None
-    if best[0] < MAX_LOG and len(best[1].data) < ENOUGH * budget:
-        best = (best[0], packer.refined(best[1], budget))
-    if best[0] >= MAX_LOG:
-        say(f"the budget of {budget:,} bytes is more than the finest codes need; the file takes {len(best[1].data):,}")
-    elif len(best[1].data) < ENOUGH * budget:
-        say(f"nothing that was tried comes closer to the budget than {budget - len(best[1].data):,} bytes")
-    return best[1], best[0], len(tried)
+    log_dial, packed = best
+    packed = packer.eased(packed, budget)
+    if log_dial < MAX_LOG and len(packed.data) < ENOUGH * budget:
+        packed = packer.refined(packed, budget)
+    if log_dial >= MAX_LOG:
+        say(f"the budget of {budget:,} bytes is more than the finest codes need; the file takes {len(packed.data):,}")
+    elif len(packed.data) < ENOUGH * budget:
+        say(f"nothing that was tried comes closer to the budget than {budget - len(packed.data):,} bytes")
+    return packed, log_dial, len(tried)
 
 
 def _next(low: tuple[float, int] | None, high: tuple[float, int] | None, budget: int, slope: float, tries: int) -> float:

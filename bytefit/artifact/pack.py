@@ -11,7 +11,7 @@ from torch import Tensor
 from bytefit.artifact.container import Section, bytes_by_part, write_container
 from bytefit.artifact.fit import CLOSE, solve
 from bytefit.artifact.tokenizer_part import pack_tokenizer
-from bytefit.artifact.weights_part import CodecName, model_sections, smallest_section
+from bytefit.artifact.weights_part import CodecName, CodeSections, model_sections, smallest_section
 from bytefit.config import to_json
 from bytefit.data.tokenizer import Tokenizer
 from bytefit.errors import UserError
@@ -19,6 +19,7 @@ from bytefit.model.language_model import ModelConfig
 from bytefit.model.roles import ParameterInfo
 from bytefit.progress import say
 from bytefit.quant.calibrate import Statistics
+from bytefit.quant.codes import Codes
 from bytefit.quant.prune import Ones, find_ones, without_ones
 from bytefit.quant.quantise import QuantConfig, QuantisedModel, Quantiser
 
@@ -92,59 +93,86 @@ class Packer:
         self.infos, self.config, self.statistics = infos, config, statistics or {}
         self.quantiser = Quantiser(weights, infos, config.quant, self.statistics)
         self.fixed = fixed_sections(model, tokenizer, config, notes)
+        self.code_sections = CodeSections(config.codec)
 
     @property
     def num_codes(self) -> int:
         return sum(self.quantiser.weights[name].numel() for name in self.quantiser.rules)
 
     def at(self, dial: float) -> Packed:
-        """Packed at one position of the dial, whatever the size."""
-        return self._encoded(self.quantiser.at(dial), dial)
+        """Packed at one position of the dial, whatever the size, with as many ±1 codes at zero as ``zero_ones`` allows."""
+        quantised = self.quantiser.at(dial)
+        if not self.config.zero_ones:
+            return self._encoded(quantised, dial)
+        ones = find_ones(quantised.codes, self.statistics)
+        return self._zeroing(quantised, dial, ones, int(self.config.zero_ones * len(ones)))
 
     def _encoded(self, quantised: QuantisedModel, dial: float, zeroed: int = 0) -> Packed:
-        sections = [*self.fixed, *model_sections(quantised, self.infos, self.config.codec)]
+        sections = [*self.fixed, *model_sections(quantised, self.infos, self.code_sections)]
         return Packed(write_container(sections), bytes_by_part(sections), dial, quantised, zeroed)
 
-    def _ones(self, packed: Packed) -> Ones:
-        return find_ones(packed.quantised.codes, self.statistics)
+    def _zeroing(self, quantised: QuantisedModel, dial: float, ones: Ones, count: int) -> Packed:
+        return self._encoded(replace(quantised, codes=without_ones(quantised.codes, ones, count)), dial, count)
 
-    def _zeroing(self, packed: Packed, ones: Ones, count: int) -> Packed:
-        codes = without_ones(packed.quantised.codes, ones, count)
-        return self._encoded(replace(packed.quantised, codes=codes), packed.dial, count)
-
-    def trimmed(self, packed: Packed, budget: int) -> Packed:
-        """With as many of the cheapest ±1 codes at zero as the budget needs and ``zero_ones`` allows."""
-        most = self.config.zero_ones
-        if len(packed.data) <= budget or not most:
+    def eased(self, packed: Packed, budget: int) -> Packed:
+        """With no more of the ±1 codes at zero than the budget needs."""
+        if not packed.zeroed or len(packed.data) > budget:
             return packed
-        ones = self._ones(packed)
-        low, high = 0, int(most * len(ones))
-        best = self._zeroing(packed, ones, high)
-        if len(best.data) > budget:
-            return best
+        quantised = self.quantiser.at(packed.dial)
+        ones = find_ones(quantised.codes, self.statistics)
+        whole = self._encoded(quantised, packed.dial)
+        if len(whole.data) <= budget:
+            return whole
+        low, high = 0, packed.zeroed
         while high - low > max(1, len(ones) // 2000):
             middle = (low + high) // 2
-            tried = self._zeroing(packed, ones, middle)
+            tried = self._zeroing(quantised, packed.dial, ones, middle)
             if len(tried.data) <= budget:
-                high, best = middle, tried
+                high, packed = middle, tried
             else:
                 low = middle
-        return best
+        return packed
 
     def refined(self, packed: Packed, budget: int) -> Packed:
-        """With what is left of the budget spent on single matrices, each taken from a finer position of the dial where it still fits."""
+        """With what is left of the budget spent on single matrices: those that should fit go to a finer position of the dial, the
+        largest first; where they do not fit after all, half of them."""
+        moved: set[str] = set(packed.quantised.corrections)  # a correction was made for the codes that its matrix has
         for octaves in (0.25, 0.06, 0.015):
-            finer = self.quantiser.at(packed.dial * 2.0**octaves)
-            for name in sorted(finer.codes, key=lambda name: -finer.codes[name].codes.size):
-                if name in finer.corrections:
-                    continue  # made for the codes that it has
-                codes = packed.quantised.codes | {name: finer.codes[name]}
-                tried = self._encoded(replace(packed.quantised, codes=codes), packed.dial, packed.zeroed)
+            finer = self.quantiser.at(packed.dial * 2.0**octaves).codes
+
+            def with_finer(names: list[str], start: Packed, finer: dict[str, Codes] = finer) -> Packed:
+                codes = start.quantised.codes | {name: finer[name] for name in names}
+                return self._encoded(replace(start.quantised, codes=codes), start.dial, start.zeroed)
+
+            left = sorted(finer.keys() - moved, key=lambda name: (-finer[name].codes.size, name))
+            more = len(with_finer(left, packed).data) - len(packed.data)
+            bytes_a_code = max(1, more) / max(1, sum(finer[name].codes.size for name in left))
+            expected = {name: finer[name].codes.size * bytes_a_code for name in left}
+            take: list[str] = []
+            while len(packed.data) < budget * (1 - CLOSE):
+                take = take or _filling(left, expected, budget - len(packed.data))
+                if not take:
+                    break
+                tried = with_finer(take, packed)
+                if len(tried.data) > budget and len(take) > 1:
+                    take = take[: len(take) // 2]
+                    continue
+                left = [name for name in left if name not in take]
                 if len(packed.data) < len(tried.data) <= budget:
                     packed = tried
-                if len(packed.data) >= budget * (1 - CLOSE):
-                    return packed
+                    moved |= set(take)
+                take = []
         return packed
+
+
+def _filling(names: list[str], expected: dict[str, float], room: float) -> list[str]:
+    """In the order given, every one that still fits."""
+    taken = []
+    for name in names:
+        if expected[name] <= room:
+            taken.append(name)
+            room -= expected[name]
+    return taken
 
 
 def pack(
@@ -176,13 +204,13 @@ def pack(
 
 def _as_it_is(packer: Packer) -> Packed:
     budget = packer.config.budget_bytes
-    packed = packer.trimmed(packer.at(1.0), budget)
+    packed = packer.at(1.0)
     if len(packed.data) > budget:
         raise UserError(
             f"the artifact takes {len(packed.data):,} bytes, {len(packed.data) - budget:,} over the budget of "
             f"{budget:,}; use coarser grids, a smaller model, or --set pack.fit=true"
         )
-    return packed
+    return packer.eased(packed, budget)
 
 
 def fixed_sections(model: ModelConfig, tokenizer: Tokenizer, config: PackConfig, notes: dict[str, Any] | None = None) -> list[Section]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, cast
 
 import numpy as np
@@ -37,7 +38,31 @@ def _stream_section(kind: str, payload: bytes) -> Section:
     return Section(kind, CODECS["stored"], payload, len(payload))
 
 
-def model_sections(quantised: QuantisedModel, infos: list[ParameterInfo], codec: CodecName) -> list[Section]:
+class CodeSections:
+    """One section of codes a role, encoded side by side; a role whose codes are the last time's is not encoded again."""
+
+    def __init__(self, codec: CodecName):
+        self.codec = codec
+        self._last: dict[Role, tuple[list[Codes], Section]] = {}
+
+    def __call__(self, members: dict[Role, list[Codes]]) -> list[Section]:
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self._section, members, members.values()))
+
+    def _section(self, role: Role, members: list[Codes]) -> Section:
+        last = self._last.get(role)
+        if last is not None and len(last[0]) == len(members) and all(a is b for a, b in zip(last[0], members, strict=True)):
+            return last[1]
+        if self.codec == "context":
+            section = _stream_section(role.value, encode_codes([m.codes for m in members], [m.trellis for m in members]))
+        else:
+            raw = _plain_code_bytes([m.codes for m in members])
+            section = Section(role.value, CODECS[self.codec], CODECS[self.codec].compress(raw), len(raw))
+        self._last[role] = members, section
+        return section
+
+
+def model_sections(quantised: QuantisedModel, infos: list[ParameterInfo], code_sections: CodeSections) -> list[Section]:
     """The sections of a quantised model; parameters stand in the model's order."""
     held = quantised.codes
     sections = [smallest_section("gains", _gain_bytes(list(quantised.gains.values())))]
@@ -47,14 +72,8 @@ def model_sections(quantised: QuantisedModel, infos: list[ParameterInfo], codec:
         sections.append(_stream_section("exponents", encode_codes([row[None] for row in exponents], [0] * len(exponents))))
     if quantised.corrections:
         sections.append(smallest_section("low_rank", _correction_bytes(quantised.corrections, list(held))))
-    for role in CODED_ROLES:
-        members = [held[info.name] for info in infos if info.role is role and info.name in held]
-        if members and codec == "context":
-            sections.append(_stream_section(role.value, encode_codes([m.codes for m in members], [m.trellis for m in members])))
-        elif members:
-            raw = _plain_code_bytes([m.codes for m in members])
-            sections.append(Section(role.value, CODECS[codec], CODECS[codec].compress(raw), len(raw)))
-    return sections
+    members = {role: [held[info.name] for info in infos if info.role is role and info.name in held] for role in CODED_ROLES}
+    return sections + code_sections({role: codes for role, codes in members.items() if codes})
 
 
 def fill_model(model: LanguageModel, sections: dict[str, Section], codec: str) -> None:

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bytefit.artifact.code_stream import LARGEST_CODE, decode_codes, encode_codes
+from bytefit.artifact.weights_part import CodeSections
 from bytefit.errors import UserError
+from bytefit.model.roles import Role
+from bytefit.quant.codes import Codes, RowSteps
 from bytefit.quant.trellis_tables import TRELLIS
 
 
@@ -165,3 +168,15 @@ def test_the_format_has_not_changed() -> None:
     """These bytes are part of the artifact's format."""
     codes = np.array([[3, -1, 0, 40], [0, 2, -5, -1000]], dtype=np.int32)
     assert encode_codes([codes, codes], [0, 4]).hex() == "2dd233e67168bb477dc4c3bb408eb2"
+
+
+def test_only_roles_that_changed_are_encoded_again() -> None:
+    sections = CodeSections("context")
+    rng = np.random.default_rng(0)
+    first, second, third = (
+        Codes(rng.integers(-9, 9, size=(6, 40)).astype(np.int32), RowSteps(np.ones(1, np.float32), "float32")) for _ in range(3)
+    )
+    before = sections({Role.MLP: [first, second], Role.ATTENTION: [second]})
+    after = sections({Role.MLP: [first, third], Role.ATTENTION: [second]})
+    assert after[1] is before[1]
+    assert after[0].payload == encode_codes([first.codes, third.codes], [0, 0]) != before[0].payload

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bytefit.artifact.fit import ATTEMPTS, MAX_LOG, MIN_LOG, solve
+from bytefit.artifact.fit import ATTEMPTS, MAX_LOG, MIN_LOG, STUCK, solve
 from bytefit.artifact.load import parse_artifact
 from bytefit.artifact.pack import Packer, pack
 from bytefit.errors import UserError
@@ -42,7 +42,7 @@ class FakePacker:
         self.attempts += 1
         return Sized(range(self.size(math.log2(dial))))
 
-    def trimmed(self, packed: Sized, budget: int) -> Sized:
+    def eased(self, packed: Sized, budget: int) -> Sized:
         return packed
 
     def refined(self, packed: Sized, budget: int) -> Sized:
@@ -133,15 +133,36 @@ def test_a_budget_beyond_the_finest_says_so(capsys) -> None:
     assert f"is more than the finest codes need; the file takes {finest:,}" in capsys.readouterr().err
 
 
-def test_trimming_is_part_of_every_attempt() -> None:
-    class Trims(FakePacker):
-        def trimmed(self, packed: Sized, budget: int) -> Sized:
-            return Sized(range(len(packed.data) // 2))
+def test_what_was_taken_too_much_is_given_back_once() -> None:
+    class Eases(FakePacker):
+        eased_from: tuple[int, ...] = ()
 
-    packer = Trims(weights=100_000, fixed=3000, bits=4.0)
+        def eased(self, packed: Sized, budget: int) -> Sized:
+            self.eased_from += (len(packed.data),)
+            return Sized(range(budget))
+
+    packer = Eases(weights=100_000, fixed=3000, bits=4.0)
     packed, log_dial, _ = solve(packer, 40_000)
-    assert 39_960 < len(packed.data) <= 40_000
-    assert len(packed.data) == packer.size(log_dial) // 2
+    assert packer.eased_from == (packer.size(log_dial),)
+    assert len(packed.data) == 40_000
+
+
+def test_where_no_position_lands_near_enough_single_matrices_do() -> None:
+    class Jump(FakePacker):
+        refined_after: tuple[int, ...] = ()
+
+        def size(self, log_dial: float) -> int:
+            return super().size(log_dial) + (900 if log_dial > 0.3 else 0)
+
+        def refined(self, packed: Sized, budget: int) -> Sized:
+            self.refined_after += (self.attempts,)
+            return Sized(range(budget - 1))
+
+    packer = Jump(weights=100_000, fixed=3000, bits=4.0)
+    budget = packer.size(0.3) + 450
+    packed, log_dial, count = solve(packer, budget)
+    assert (len(packed.data), count, packer.refined_after) == (budget - 1, STUCK, (STUCK,))
+    assert log_dial <= 0.3
 
 
 # Real models
