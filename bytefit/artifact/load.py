@@ -38,6 +38,7 @@ class Artifact:
         sha256: of the file.
         parts: bytes by part.
         notes: what the packer wrote beside the model.
+        codec: of its codes (``PackConfig.codec``).
     """
 
     model: LanguageModel
@@ -47,6 +48,7 @@ class Artifact:
     sha256: str
     parts: dict[str, int]
     notes: dict[str, Any]
+    codec: str
 
 
 def load_artifact(path: Path) -> Artifact:
@@ -72,7 +74,7 @@ def parse_artifact(data: bytes) -> Artifact:
     model = _build(config, len(data))
     fill_model(model, sections, codec)
     sha256 = hashlib.sha256(data).hexdigest()
-    return Artifact(model.eval(), tokenizer, byte_table(tokenizer), len(data), sha256, bytes_by_part(listed), notes)
+    return Artifact(model.eval(), tokenizer, byte_table(tokenizer), len(data), sha256, bytes_by_part(listed), notes, codec)
 
 
 def _read_config(raw: bytes) -> tuple[ModelConfig, str, dict[str, Any]]:

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from bytefit.config import apply_settings
+from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
 from bytefit.recipes.recipe import Recipe
+from bytefit.run.folder import RunFolder, data_of
+from bytefit.run.steps import dataset_for
+from bytefit.train.machine import keep_freed_memory
 
 Verbs = Any  # argparse's sub-parsers object, whose class is private
 
@@ -63,6 +67,14 @@ def add_run_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--data", type=Path, metavar="DIR", help="dataset folder (default: the embedded corpus)")
     verb.add_argument("--out", type=Path, metavar="DIR", help="run folder (default: runs/RECIPE-SIZE-sSEED)")
     verb.add_argument("--resume", action="store_true", help="go on with the run in --out, from its last checkpoint")
+
+
+def open_finished(run_path: Path, data: Path | None) -> tuple[RunFolder, Recipe, Dataset]:
+    """A run folder, its recipe, and its dataset (or another one)."""
+    keep_freed_memory()
+    folder = RunFolder(run_path)
+    recipe = folder.read_recipe()
+    return folder, recipe, dataset_for(recipe, data or data_of(folder))
 
 
 def out_of(options: argparse.Namespace, recipe: Recipe) -> Path:

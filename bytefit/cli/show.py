@@ -8,7 +8,6 @@ from typing import Any
 from bytefit.cli.options import Verbs, add_recipe_options, add_verb, recipe_of, show_result
 from bytefit.config import to_json
 from bytefit.model.inspect import PartCost, attention_multiply_adds, cost_by_part
-from bytefit.recipes.pending import inactive
 from bytefit.recipes.recipe import Recipe
 
 
@@ -32,7 +31,6 @@ def do_show(options: argparse.Namespace) -> None:
         "budget_bytes": recipe.pack.budget_bytes,
         "bits_per_parameter": 8 * recipe.pack.budget_bytes / total,
         "training_flops_per_token": 6 * forward,
-        "inactive": inactive(recipe.pending),
         "parts": [
             {
                 "name": r.part,
@@ -69,6 +67,5 @@ def _tree(recipe: Recipe, rows: list[PartCost], record: dict[str, Any]) -> str:
         f"budget_bytes: {record['budget_bytes']}",
         f"bits_per_parameter: {record['bits_per_parameter']:.3f}",
         f"training_flops_per_token: {record['training_flops_per_token']}",
-        *(f"NOT ACTIVE in this version: {title}" for title in record["inactive"]),
     ]
     return "\n".join(lines)

@@ -1,7 +1,8 @@
 """Linear maps and tables: fp32 master weights that are cast where they are used, with a place to listen and one to round.
 
-Two things hook in here and nowhere else. Training may put a ``rounding`` module on a map, which stands between the master weight and
-the matmul (fake quantisation). Calibration may put an ``observer`` on a map or a table, which sees what goes in and comes out.
+Three things hook in here and nowhere else. Training may put a ``rounding`` module on a map, which stands between the master weight and
+the matmul (fake quantisation). Calibration may put an ``observer`` on a map or a table, which sees what goes in and comes out. Scoring may
+put an ``adapter`` on a map or a tied head, whose output is added to its own (per-document low-rank adapters).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Linear(nn.Module):
         self.weight = parameter(weight, role)
         self.rounding: nn.Module | None = None
         self.observer: Observer | None = None
+        self.adapter: nn.Module | None = None
 
     def weight_as(self, dtype: torch.dtype) -> Tensor:
         """The weight as the matmul sees it (out, in)."""
@@ -62,6 +64,8 @@ def multiply(x: Tensor, maps: Sequence[Linear]) -> Sequence[Tensor]:
         outputs: Sequence[Tensor] = (F.linear(x, weights[0]),)
     else:
         outputs = torch.split(F.linear(x, torch.cat(weights)), [weight.size(0) for weight in weights], dim=-1)
+    if any(part.adapter is not None for part in maps):
+        outputs = tuple(y if part.adapter is None else y + part.adapter(x) for part, y in zip(maps, outputs, strict=True))
     for part, y in zip(maps, outputs, strict=True):
         if part.observer is not None:
             part.observer.multiplied(x, y)
@@ -75,6 +79,7 @@ class Table(nn.Module):
         super().__init__()
         self.weight = parameter(rows, Role.TABLE)
         self.observer: Observer | None = None
+        self.adapter: nn.Module | None = None  # of the head
 
     def forward(self, ids: Tensor, dtype: torch.dtype) -> Tensor:
         """(…) -> (…, dim)"""
@@ -86,6 +91,8 @@ class Table(nn.Module):
     def as_head(self, x: Tensor) -> Tensor:
         """``x Tᵀ``: (…, dim) -> (…, rows)."""
         y = F.linear(x, self.weight.to(x.dtype))
+        if self.adapter is not None:
+            y = y + self.adapter(x)
         if self.observer is not None:
             self.observer.multiplied(x, y)
         return y

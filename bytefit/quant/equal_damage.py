@@ -117,8 +117,10 @@ def _steps(rows: np.ndarray, factor: Factor, grid: EqualDamageGrid, dial: float,
     row_exponents, columns = row_exponents - middle_row, columns - middle_column
     width = 0.5 if grid.trellis else 1.0
     base = grid.step / dial * 2.0 ** ((middle_row + middle_column) / 4) * width
-    finest = base * 2.0 ** ((row_exponents.min() + columns.min()) / 4)
-    base *= max(1.0, largest / finest / (MAX_CODE / 4))
+    # No step is so fine that codes leave their range: such columns are as good as lossless, and the others may still get finer.
+    finest = largest / (MAX_CODE / 4)
+    if finest > 0:
+        columns = np.maximum(columns, int(np.ceil(4 * np.log2(finest / base))) - int(row_exponents.min()))
     return LogSteps(float(np.float32(base)), row_exponents, columns)
 
 

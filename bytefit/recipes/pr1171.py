@@ -14,8 +14,8 @@ from bytefit.quant.fake import FakeQuantConfig, StraightThrough
 from bytefit.quant.prune import PruneConfig
 from bytefit.recipes.baseline import packed_as
 from bytefit.recipes.eleven import contest_gptq, eleven_layers
-from bytefit.recipes.pending import AdaptConfig, PendingConfig
 from bytefit.recipes.recipe import Recipe
+from bytefit.score.adapt import IN_BLOCKS, AdamW, Adapt, Selection
 
 STEPS = 6_333  # that the original took in its 600 s, from its step time
 
@@ -24,7 +24,8 @@ def pr1171(*, as_submitted: bool = False) -> Recipe:
     """33,317,980 parameters.
 
     The ``as_submitted`` form does what really ran: no fake quantisation, calibration on random ids instead of the model's own text,
-    the EMA (the original chose among averages on validation text; otherwise held-out training text decides here).
+    the EMA (the original chose among averages on validation text; otherwise held-out training text decides here), and no head among what
+    is adapted: the original looked for one by a name that a tied head does not have.
     """
     base = eleven_layers(
         "pr1171", bigram_buckets=6144, mlp=ReluSquaredConfig(width=3.5, slope=0.5), num_kv_heads=8, side_table_gain=1.0
@@ -48,7 +49,17 @@ def pr1171(*, as_submitted: bool = False) -> Recipe:
         ),
         calibrate=CalibrationConfig(source=RandomIds() if as_submitted else ModelText(), windows=256, batch_windows=4),
         pack=packed_as(contest_gptq(15, block=64, damp=0.002), "zstd", prune=PruneConfig(share=0.03)),
-        pending=PendingConfig(
-            adapt=AdaptConfig(chunk_tokens=262_144, stride=64, epochs=5, optimizer="adamw", lr=1e-4, last_blocks=2),
+        score=replace(
+            base.score,
+            adapt=Adapt(
+                window=2048,
+                stride=32,
+                chunk_tokens=262_144,
+                optimizer=AdamW(lr=1e-4),
+                trains=Selection(last_blocks=2, roles=IN_BLOCKS, everywhere=("gain",) if as_submitted else ("gain", "head")),
+                epochs=5,
+                dtype="auto",
+            ),
+            headline="adapt",
         ),
     )

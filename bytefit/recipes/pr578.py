@@ -10,8 +10,8 @@ from bytefit.quant.clip import Percentile
 from bytefit.quant.fake import FakeQuantConfig, StraightThrough
 from bytefit.recipes.baseline import packed_as
 from bytefit.recipes.eleven import CALIBRATION_SECONDS, SIDE_TABLE_GAIN, contest_gptq, eleven_layers
-from bytefit.recipes.pending import AdaptConfig, PendingConfig
 from bytefit.recipes.recipe import Recipe
+from bytefit.score.adapt import IN_BLOCKS, Adapt, Selection, Sgd
 
 STEPS = 6_990  # that the original took in its 600 s
 
@@ -33,9 +33,18 @@ def pr578(*, as_submitted: bool = False) -> Recipe:
         ),
         calibrate=CalibrationConfig(source=TrainingText(), windows=256, batch_windows=4),
         pack=packed_as(contest_gptq(31, block=128, damp=0.01), "zstd"),
-        pending=PendingConfig(
-            adapt=AdaptConfig(
-                chunk_tokens=32_768, stride=64, epochs=3, optimizer="sgd", lr=0.002, train_chunks=200, frozen_blocks=(0, 1), ema_decay=0.995
+        score=replace(
+            base.score,
+            adapt=Adapt(
+                window=2048,
+                stride=64,
+                chunk_tokens=32_768,
+                optimizer=Sgd(lr=0.002),
+                trains=Selection(first_blocks_frozen=2, roles=(*IN_BLOCKS, "gain")),
+                train_chunks=200,
+                ema_decay=0.995,
+                dtype="auto",
             ),
+            headline="adapt",
         ),
     )

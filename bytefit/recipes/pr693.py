@@ -20,8 +20,8 @@ from bytefit.quant.prune import PruneConfig
 from bytefit.quant.quantise import MatrixQuant
 from bytefit.recipes.baseline import packed_as
 from bytefit.recipes.eleven import CALIBRATION_SECONDS, SIDE_TABLE_GAIN, contest_gptq, eleven_layers
-from bytefit.recipes.pending import AdaptConfig, PendingConfig
 from bytefit.recipes.recipe import Recipe
+from bytefit.score.adapt import IN_BLOCKS, AdamW, Adapt, Selection
 from bytefit.train.config import ReplayConfig
 
 STEPS_693, STEPS_606 = 6_613, 6_163  # that the originals took
@@ -79,7 +79,17 @@ def pr606(*, as_submitted: bool = False) -> Recipe:
         ),
         calibrate=CalibrationConfig(source=TrainingText(), windows=256, batch_windows=4),
         pack=packed_as(contest_gptq(15, block=128, damp=0.01), "zstd", prune=PruneConfig(share=0.02)),
-        pending=PendingConfig(
-            adapt=AdaptConfig(chunk_tokens=131_072, stride=32, epochs=3, optimizer="adamw", lr=1e-4, last_blocks=2, temperature=0.98),
+        score=replace(
+            base.score,
+            adapt=Adapt(
+                window=2048,
+                stride=32,
+                chunk_tokens=131_072,
+                optimizer=AdamW(lr=1e-4),
+                trains=Selection(last_blocks=2, roles=IN_BLOCKS, everywhere=("gain",) if as_submitted else ("gain", "head")),
+                temperature=0.98,
+                dtype="auto",
+            ),
+            headline="adapt",
         ),
     )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from bytefit.artifact.pack import PackConfig
 from bytefit.data.tokenizer import TokenizerConfig
 from bytefit.model.language_model import ModelConfig
 from bytefit.quant.calibrate import CalibrationConfig
-from bytefit.recipes.pending import PendingConfig
+from bytefit.score.adapt import Adapt, DocumentLora
+from bytefit.score.coder import CodedProtocol
+from bytefit.score.windows import Sliding
 from bytefit.train.config import TrainConfig
 
 Size = Literal["full", "lab", "tiny"]
@@ -22,22 +24,34 @@ class ScoreConfig:
     Attributes:
         window: tokens a window, in both protocols.
         stride: targets that each sliding window scores.
-        headline: the protocol whose bits per byte are the run's result.
+        adapt: a protocol that learns from what it has scored; None scores without one.
+        headline: the protocol whose bits per byte are the run's result, which the proof and ``compress`` use (``full`` is proven as
+            ``sliding``).
         max_bytes: score only whole documents up to about this many bytes of validation text (null: all of it).
         proof_bytes: bytes of validation text that are really compressed and restored (0: no proof).
     """
 
     window: int
     stride: int
-    headline: Literal["full", "sliding"] = "sliding"
+    adapt: Adapt | DocumentLora | None = None
+    headline: Literal["full", "sliding", "adapt"] = "sliding"
     max_bytes: int | None = None
     proof_bytes: int = 65_536
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.window:
             raise ValueError(f"score.stride {self.stride} must lie in 1..{self.window} (score.window)")
+        if self.headline == "adapt" and self.adapt is None:
+            raise ValueError("score.headline is adapt, but score.adapt is null")
         if self.proof_bytes < 0 or (self.max_bytes is not None and self.max_bytes < 1):
             raise ValueError("score.proof_bytes must not be negative and score.max_bytes must be above 0 or null")
+
+    @property
+    def coded(self) -> CodedProtocol:
+        """The protocol that an artifact of this recipe compresses with."""
+        if self.headline == "adapt" and self.adapt is not None:
+            return self.adapt
+        return Sliding(window=self.window, stride=self.stride)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +63,6 @@ class Recipe:
         tokenizer: trained when the dataset is built for this run; a given dataset keeps its own.
         model: its ``vocab_size`` is replaced by the dataset's when the run starts.
         calibrate: what the rounding learns about the matrices' inputs; None where it needs nothing.
-        pending: what the original has and this version does not run; reported, never silently ignored.
     """
 
     name: str
@@ -61,7 +74,6 @@ class Recipe:
     calibrate: CalibrationConfig | None = None
     pack: PackConfig
     score: ScoreConfig
-    pending: PendingConfig = field(default_factory=PendingConfig)
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 1 << 63:
@@ -70,6 +82,6 @@ class Recipe:
             raise ValueError("pack.quant rounds by what matrices see; say where that is measured (calibrate)")
         if self.pack.zero_ones and self.calibrate is None:
             raise ValueError("pack.zero_ones goes by what matrices see; say where that is measured (calibrate)")
-        longest = max(self.train.seq_len, self.score.window)
+        longest = max(self.train.seq_len, self.score.window, self.score.adapt.window if self.score.adapt is not None else 0)
         if longest > self.model.context:
             raise ValueError(f"model.context {self.model.context} is shorter than the longest window ({longest} tokens); raise it")

@@ -23,6 +23,7 @@ from bytefit.optim.schedule import WarmdownConfig
 from bytefit.quant.fake import FakeQuantConfig
 from bytefit.quant.quantise import QuantConfig
 from bytefit.recipes.recipe import Recipe, ScoreConfig, Size
+from bytefit.score.adapt import Adapt
 from bytefit.train.config import ReplayConfig, TrainConfig
 
 
@@ -41,6 +42,7 @@ class Dial:
         shard_tokens: pieces into which the coprime loader cuts a small corpus.
         max_bytes, stride, proof_bytes: how much is scored and proven, and the stride of sliding windows.
         windows: most windows of a calibration.
+        chunk: factor on the chunks that scoring learns from.
     """
 
     size: Size
@@ -61,17 +63,18 @@ class Dial:
     stride: int
     proof_bytes: int
     windows: int
+    chunk: float
 
 
 LAB = Dial(
     size="lab", seconds=300.0, train_steps=None, vocab_size=None,
     dim=160, heads=1 / 4, depth=5 / 9, tables=1 / 4, window=1 / 4, min_window=512, steps=1 / 5, batch_tokens=4096,
-    shard_tokens=65_536, budget_bytes=1_000_000, max_bytes=1_000_000, stride=64, proof_bytes=65_536, windows=128,
+    shard_tokens=65_536, budget_bytes=1_000_000, max_bytes=1_000_000, stride=64, proof_bytes=65_536, windows=128, chunk=1 / 16,
 )  # fmt: skip
 TINY = Dial(
     size="tiny", seconds=None, train_steps=40, vocab_size=512,
     dim=32, heads=1 / 4, depth=1 / 3, tables=1 / 32, window=1 / 32, min_window=64, steps=1 / 50, batch_tokens=1024,
-    shard_tokens=4096, budget_bytes=40_000, max_bytes=50_000, stride=32, proof_bytes=2_000, windows=32,
+    shard_tokens=4096, budget_bytes=40_000, max_bytes=50_000, stride=32, proof_bytes=2_000, windows=32, chunk=1 / 128,
 )  # fmt: skip
 FULL_DIM = 512
 
@@ -92,10 +95,16 @@ def scaled(full: Recipe, dial: Dial, *, full_steps: int) -> Recipe:
         train=_train(full.train, dial, full_steps, window),
         calibrate=full.calibrate and replace(full.calibrate, windows=min(full.calibrate.windows, dial.windows), batch_windows=16),
         pack=_pack(full.pack, dial),
-        score=ScoreConfig(
-            window=window, stride=dial.stride, headline=full.score.headline, max_bytes=dial.max_bytes, proof_bytes=dial.proof_bytes
-        ),
+        score=_score(full.score, dial, window),
     )
+
+
+def _score(full: ScoreConfig, dial: Dial, window: int) -> ScoreConfig:
+    adapt = full.adapt
+    if isinstance(adapt, Adapt):
+        chunk_tokens = max(window, round(adapt.chunk_tokens * dial.chunk))
+        adapt = replace(adapt, window=window, stride=dial.stride, chunk_tokens=chunk_tokens)
+    return replace(full, window=window, stride=dial.stride, adapt=adapt, max_bytes=dial.max_bytes, proof_bytes=dial.proof_bytes)
 
 
 def _pack(full: PackConfig, dial: Dial) -> PackConfig:

@@ -38,7 +38,9 @@ def write_report(run: Path, out: Path) -> None:
 
 
 def _scores(summary: dict[str, Any]) -> dict[str, float]:
+    adapted = summary["val_bpb_adapted"]
     return {
+        **({"bytefit, packed, learning from what it has scored": adapted} if adapted is not None else {}),
         "bytefit, packed, sliding windows": summary["val_bpb_sliding"],
         "bytefit, packed": summary["val_bpb_full"],
         "bytefit, float weights": summary["val_bpb_float"],

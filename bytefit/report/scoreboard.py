@@ -10,7 +10,6 @@ BAR = 30
 def scoreboard(summary: dict[str, Any]) -> str:
     """Several lines of text from a run's summary."""
     lines = ["", f"bytefit {summary['recipe']} ({summary['size']}, seed {summary['seed']})", ""]
-    lines += [f"NOT ACTIVE: {title}, which the recipe states" for title in summary["inactive"]]
     size, budget = summary["artifact_bytes"], summary["budget_bytes"]
     lines.append(f"bytes: {size:,} of {budget:,} ({size / budget:.2%}, {budget - size:,} left)")
     for part, count in sorted(summary["bytes_by_part"].items(), key=lambda item: -item[1]):
@@ -20,6 +19,7 @@ def scoreboard(summary: dict[str, Any]) -> str:
         "bytefit, float weights": summary["val_bpb_float"],
         "bytefit, packed": summary["val_bpb_full"],
         "bytefit, packed, sliding": summary["val_bpb_sliding"],
+        **({"bytefit, packed, adapting": summary["val_bpb_adapted"]} if summary["val_bpb_adapted"] is not None else {}),
         **summary["compressors_bpb"],
     }
     longest = max(rows.values())

@@ -77,6 +77,10 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def audit(self) -> Path:
+        return self.path / "audit.json"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 

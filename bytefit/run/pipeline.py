@@ -14,7 +14,6 @@ from bytefit.ledger import Ledger
 from bytefit.model.inspect import num_parameters
 from bytefit.progress import say
 from bytefit.ranks import Ranks
-from bytefit.recipes.pending import inactive
 from bytefit.recipes.recipe import Recipe
 from bytefit.report.page import write_report
 from bytefit.run.folder import RunFolder, data_of, open_run
@@ -27,7 +26,6 @@ from bytefit.run.steps import (
     pack_step,
     prove_step,
     score_step,
-    tell_inactive,
     train_step,
 )
 from bytefit.score.generate import generate
@@ -53,8 +51,6 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
         say(f"training is finished already ({folder.path}); going on from its weights")
     else:
         train_step(folder, recipe, dataset, ledger, ranks, resume=resume)
-    if not ranks.is_first:
-        return None
 
     def step(result: Path, sources: list[Path], entries: tuple[str, ...], do: Callable[[], Any]) -> None:
         """Do a step unless its result is there, and keep its seconds (of the last time, where it is done again)."""
@@ -66,17 +62,23 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
     def pack_it() -> None:
         pack_step(folder, recipe, dataset, ledger)
 
-    def score_it() -> None:
-        write_json(folder.score, score_step(folder, recipe, dataset, ledger, ranks.device))
-
     def prove_it() -> None:
         write_json(folder.proof, prove_step(folder, recipe, dataset, ledger).to_json())
 
     def compare_it() -> None:
         write_json(folder.compressors, compare_compressors(dataset, recipe, ledger))
 
-    step(folder.pack, [folder.checkpoint / "state.json"], ("calibrate", "fit", "encode"), pack_it)
-    step(folder.score, [folder.pack], ("score",), score_it)
+    if ranks.is_first:
+        step(folder.pack, [folder.checkpoint / "state.json"], ("calibrate", "fit", "encode"), pack_it)
+    ranks.barrier()
+    if ranks.any(ranks.is_first and not fresh(folder.score, [folder.pack])):
+        ledger.seconds |= {"score": 0.0, "adapt": 0.0}
+        record = score_step(folder, recipe, dataset, ledger, ranks)
+        if ranks.is_first:
+            write_json(folder.score, record)
+            write_json(folder.ledger, ledger.seconds)
+    if not ranks.is_first:
+        return None
     if recipe.score.proof_bytes:
         step(folder.proof, [folder.pack], ("prove",), prove_it)
     step(folder.compressors, [folder.score], ("report",), compare_it)
@@ -102,7 +104,6 @@ def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks
     recipe = fit_recipe_to(recipe, dataset, tell=ranks.is_first)
     folder = RunFolder(out)
     if ranks.is_first:
-        tell_inactive(recipe)
         check_before_training(recipe, dataset, ranks)
         folder = open_run(out, recipe, dataset, resume=resume)
         ranks.barrier()
@@ -129,13 +130,12 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         "val_bpb_float": scores["float_full"]["bits_per_byte"],
         "val_bpb_full": scores["full"]["bits_per_byte"],
         "val_bpb_sliding": scores["sliding"]["bits_per_byte"],
-        "val_bpb_adapted": None,
+        "val_bpb_adapted": scores["adapt"]["bits_per_byte"] if "adapt" in scores else None,
         "val_bytes": scores["full"]["bytes"],
         "artifact_bytes": packed["bytes"],
         "budget_bytes": packed["budget"],
         "bytes_by_part": packed["parts"],
         "num_parameters": num_parameters(recipe.model),
-        "inactive": inactive(recipe.pending),
         "average": state["average"],
         "steps": state["step"],
         "tokens_seen": state["step"] * recipe.train.batch_tokens,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from bytefit.errors import UserError
 from bytefit.files import read_bytes, write_bytes, write_json
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
+from bytefit.optim.muon import ONE_RANK
 from bytefit.progress import progress_bar, say
 from bytefit.quant.calibrate import (
     CalibrationConfig,
@@ -38,13 +40,14 @@ from bytefit.quant.calibrate import (
     save_statistics,
 )
 from bytefit.ranks import Ranks
-from bytefit.recipes.pending import inactive
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.folder import RunFolder, trained_weights
 from bytefit.score.compressors import compressors_bits_per_byte
+from bytefit.score.harness import ChunkResult, Watch
+from bytefit.score.journal import Journal
 from bytefit.score.prove import Proof, cut_documents, prove
-from bytefit.score.scorer import Score, score
-from bytefit.score.windows import Full, Protocol, Sliding
+from bytefit.score.scorer import Score, ScoreProtocol, score
+from bytefit.score.windows import Full, Sliding
 from bytefit.train.choose import hold_out
 from bytefit.train.loop import build_loader, train
 from bytefit.train.step import plans_of
@@ -90,12 +93,6 @@ def trained_model(folder: RunFolder, recipe: Recipe) -> LanguageModel:
     except RuntimeError:
         raise UserError(f"the weights in {folder.checkpoint} do not fit recipe.json; train again") from None
     return model.eval()
-
-
-def tell_inactive(recipe: Recipe) -> None:
-    """Say what the recipe states and this version does not run."""
-    for title in inactive(recipe.pending):
-        say(f"NOT ACTIVE: recipe {recipe.name} states {title}; this version does not run it")
 
 
 def check_before_training(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> None:
@@ -161,7 +158,7 @@ def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
     """Calibrate, quantise and pack, leaving ``model.bytefit`` and ``pack.json``."""
     statistics = calibrate_step(folder, recipe, dataset, ledger)
     model = trained_model(folder, recipe)
-    notes = {"recipe": recipe.name, "size": recipe.size, "window": recipe.score.window, "stride": recipe.score.stride}
+    notes = {"recipe": recipe.name, "size": recipe.size, "protocol": to_json(recipe.score.coded)}
 
     infos = list(model.parameter_infos())
 
@@ -200,24 +197,40 @@ def check_fits(artifact: Artifact, dataset: Dataset) -> None:
         raise UserError(f"the artifact's tokenizer is not the one of {dataset.folder}; score it on the dataset it was trained on")
 
 
-def score_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger, device: str = "cpu") -> dict[str, Any]:
-    """Score the float model (full) and the artifact (full, sliding)."""
+def score_step(
+    folder: RunFolder,
+    recipe: Recipe,
+    dataset: Dataset,
+    ledger: Ledger,
+    ranks: Ranks = ONE_RANK,
+    on_chunk: Callable[[str, ChunkResult], None] | None = None,
+) -> dict[str, Any]:
+    """Score the float model (full) and the artifact (full, sliding, and adapting where the recipe says how), on all ranks.
+
+    A score that was stopped goes on where it was, from the progress file in the folder.
+    """
     settings = recipe.score
-    dtype = resolve_dtype(recipe.train.dtype, device)
+    dtype = resolve_dtype(recipe.train.dtype, ranks.device)
     tokens = val_tokens(dataset, settings.max_bytes)
     artifact = load_artifact(folder.artifact)
     check_fits(artifact, dataset)
+    known = {"artifact": artifact.sha256, "dataset": dataset.sha256, "targets": len(tokens) - 1, "dtype": str(dtype)}
+
+    def run(name: str, model: LanguageModel, protocol: ScoreProtocol, title: str) -> Score:
+        journal = Journal(folder.path / f"score_{name}.progress", known | {"protocol": to_json(protocol)})
+        told = None if on_chunk is None else partial(on_chunk, name)
+        with ledger.measure("adapt" if name == "adapt" else "score"):
+            watch = Watch(title=title, ranks=ranks, journal=journal, on_chunk=told)
+            return score(model.to(ranks.device), tokens, dataset.byte_table, protocol, dtype, watch)
+
     full, sliding = Full(window=settings.window), Sliding(window=settings.window, stride=settings.stride)
-
-    def run(model: LanguageModel, protocol: Protocol, title: str) -> Score:
-        with ledger.measure("score"):
-            return score(model.to(device), tokens, dataset.byte_table, protocol, dtype, title=title)
-
     scores = {
-        "float_full": run(trained_model(folder, recipe), full, "scoring the float weights"),
-        "full": run(artifact.model, full, "scoring the artifact"),
-        "sliding": run(artifact.model, sliding, "scoring the artifact, sliding"),
+        "float_full": run("float_full", trained_model(folder, recipe), full, "scoring the float weights"),
+        "full": run("full", artifact.model, full, "scoring the artifact"),
+        "sliding": run("sliding", artifact.model, sliding, "scoring the artifact, sliding"),
     }
+    if settings.adapt is not None:
+        scores["adapt"] = run("adapt", artifact.model, settings.adapt, "scoring the artifact, adapting")
     record: dict[str, Any] = {name: result.to_json() for name, result in scores.items()}
     return record | {"artifact_sha256": artifact.sha256, "dataset_sha256": dataset.sha256}
 

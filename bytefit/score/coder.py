@@ -1,11 +1,11 @@
 """Compressing token streams with a model, and restoring them: the same incremental forward pass on both sides.
 
 Several streams run side by side, one row of the batch each, so that every forward pass works on all of them. Encoder and
-decoder go through identical calls (same shapes, same order, same cache), so they compute identical probabilities, bit for
-bit, on the same class of machine with the same number of threads (``compressed.py`` records both).
+decoder go through identical calls (same shapes, same order, same cache, same learning), so they compute identical probabilities, bit
+for bit, on the same class of machine with the same number of threads (``compressed.py`` records both).
 
-Within a stream the context is that of ``Sliding(window, stride)``: when the cache holds a full window, it is emptied and
-refilled with the last ``window - stride`` tokens.
+Within a stream the context is that of the protocol's windows: when the next window begins, the cache is emptied and refilled with the
+tokens that this window shares with the last one. Where a chunk ends there, the model first learns from the chunk.
 """
 
 from __future__ import annotations
@@ -21,35 +21,47 @@ import torch
 from bytefit.data.tokenizer import BOS_ID
 from bytefit.errors import UserError
 from bytefit.model.language_model import Cache, LanguageModel
+from bytefit.optim.muon import ONE_RANK
 from bytefit.progress import progress_bar
+from bytefit.score.adapt import Adapt, DocumentLora
+from bytefit.score.document_lora import DocumentLearner, chunk_batch
+from bytefit.score.learner import Learner
+from bytefit.score.scorer import for_streams
+from bytefit.score.tape import CodedTape, chunk_piece
+from bytefit.score.temperature import tempered
 from bytefit.score.windows import Sliding
 
 CODER_DTYPE = torch.float32  # one token a row is bound by reading the weights; fp32 is as fast as bf16 there
+CodedProtocol = Sliding | Adapt | DocumentLora
 
 
 class _Predictor:
     """Feeds one token a stream at a time; hands out the next token's probabilities."""
 
-    def __init__(self, model: LanguageModel, num_streams: int, protocol: Sliding):
-        if protocol.window > model.config.context:
-            raise UserError(f"window {protocol.window} is longer than the model's context of {model.config.context} tokens")
-        self._model, self._protocol = model, protocol
-        self._cache = Cache(model.config, num_streams, protocol.window, CODER_DTYPE)
+    def __init__(self, model: LanguageModel, num_streams: int, window: int, temperature: float = 1.0):
+        if window > model.config.context:
+            raise UserError(f"window {window} is longer than the model's context of {model.config.context} tokens")
+        self._model, self._temperature = model, temperature
+        self._cache = Cache(model.config, num_streams, window, CODER_DTYPE)
         self._history: list[torch.Tensor] = []
 
-    def next(self, ids_B: np.ndarray) -> np.ndarray:
-        """Probabilities (B, V), float64, of what follows once every stream has read one more token."""
+    def next(self, ids_B: np.ndarray, keep: int | None = None) -> np.ndarray:
+        """Probabilities (B, V), float64, of what follows once every stream has read one more token.
+
+        Args:
+            keep: forget everything but so many tokens before this one, and read them again.
+        """
         self._history.append(torch.from_numpy(ids_B))
-        if self._cache.length == self._protocol.window:
-            self._cache.length = 0
-            kept = self._protocol.window - self._protocol.stride
-            self._history = self._history[-kept - 1 :]
-            inputs = torch.stack(self._history, dim=1)
-        else:
+        if keep is None:
             inputs = self._history[-1][:, None]
-        x = self._model.hidden(inputs, CODER_DTYPE, self._cache)[:, -1:]
-        logits = self._model.head_logits(x)[:, 0].double()
-        return torch.softmax(logits, dim=-1).numpy()
+        else:
+            self._cache.length = 0
+            self._history = self._history[-keep - 1 :]
+            inputs = torch.stack(self._history, dim=1)
+        with torch.inference_mode():
+            x = self._model.hidden(inputs, CODER_DTYPE, self._cache)[:, -1:]
+            logits = tempered(self._model.head_logits(x)[:, 0].double(), self._temperature)
+            return torch.softmax(logits, dim=-1).numpy()
 
 
 def _symbol_model(probabilities_V: np.ndarray) -> Any:
@@ -57,23 +69,77 @@ def _symbol_model(probabilities_V: np.ndarray) -> Any:
     return constriction.stream.model.Categorical(probabilities_V, perfect=False)
 
 
-def _run(model: LanguageModel, lengths: list[int], protocol: Sliding, code: Callable[[int, int, Any], int], title: str) -> None:
-    """The loop that both sides share: ``code(stream, position, symbol_model)`` handles one token and returns its id.
+# Handles one token, given (stream, position, symbol model), and returns its id.
+_Code = Callable[[int, int, Any], int]
 
-    All streams go through one range coder, position by position. Streams start from BOS, which is not coded; those that have
-    ended go on being fed BOS so that the batch keeps its shape.
+
+def _run(model: LanguageModel, lengths: list[int], protocol: CodedProtocol, code: _Code, title: str) -> None:
+    """The loop that both sides share. All streams go through one range coder, position by position.
+
+    Streams start from BOS, which is not coded; those that have ended go on being fed BOS so that the batch keeps its shape.
     """
-    predictor = _Predictor(model, len(lengths), protocol)
+    with progress_bar(total=sum(lengths), desc=title, unit=" tokens", unit_scale=True) as bar:
+        if isinstance(protocol, DocumentLora):
+            for first in range(0, len(lengths), protocol.batch_documents):
+                group = lengths[first : first + protocol.batch_documents]
+                _run_documents(model, group, protocol, lambda row, *rest, first=first: code(first + row, *rest), bar.update)
+        elif isinstance(protocol, Adapt):
+            shared = for_streams(protocol, len(lengths))
+            with Learner(model, shared, max(map(shared.num_chunks, (length + 1 for length in lengths)), default=0), ONE_RANK) as learner:
+                _run_streams(model, lengths, shared, learner, code, bar.update)
+        else:
+            _run_streams(model, lengths, protocol, None, code, bar.update)
+
+
+def _run_streams(
+    model: LanguageModel, lengths: list[int], protocol: Sliding | Adapt, learner: Learner | None, code: _Code, tell: Callable[[int], Any]
+) -> None:
+    window, stride = protocol.window, protocol.stride
+    predictor = _Predictor(model, len(lengths), window, protocol.temperature if isinstance(protocol, Adapt) else 1.0)
+    tapes = [CodedTape(BOS_ID) for _ in lengths]
     ids = np.full(len(lengths), BOS_ID, dtype=np.int64)
-    with torch.inference_mode(), progress_bar(total=sum(lengths), desc=title, unit=" tokens", unit_scale=True) as bar:
+    learned = 0
+    for position in range(max(lengths, default=0)):
+        begins = position >= window and (position - window) % stride == 0
+        if begins and learner is not None and isinstance(protocol, Adapt):
+            while learned < protocol.chunk_of(position + 1):
+                pieces = [
+                    chunk_piece(tape, length + 1, learned, protocol.chunk_tokens) for tape, length in zip(tapes, lengths, strict=True)
+                ]
+                learner.learn([piece for piece in pieces if piece is not None], learned)
+                learned += 1
+        probabilities = predictor.next(ids.copy(), window - stride if begins else None)
+        for stream, length in enumerate(lengths):
+            ids[stream] = BOS_ID
+            if position < length:
+                ids[stream] = code(stream, position, _symbol_model(probabilities[stream]))
+                tapes[stream].append(int(ids[stream]))
+        tell(sum(position < length for length in lengths))
+
+
+def _run_documents(model: LanguageModel, lengths: list[int], protocol: DocumentLora, code: _Code, tell: Callable[[int], Any]) -> None:
+    """Documents side by side, each with adapters of its own."""
+    size = protocol.chunk_tokens
+    known = [[BOS_ID] for _ in lengths]
+    ids = np.full(len(lengths), BOS_ID, dtype=np.int64)
+    with DocumentLearner(model, protocol, len(lengths)) as learner:
+        predictor = _Predictor(model, len(lengths), protocol.window, protocol.temperature)
         for position in range(max(lengths, default=0)):
-            probabilities = predictor.next(ids.copy())
-            for stream, length in enumerate(lengths):
-                ids[stream] = code(stream, position, _symbol_model(probabilities[stream])) if position < length else BOS_ID
-            bar.update(sum(position < length for length in lengths))
+            begins = position > 0 and position % size == 0
+            if begins:
+                inputs, skip, targets = chunk_batch([torch.tensor(row) for row in known], position // size - 1, protocol)
+                learner.learn(learner.costs(inputs, skip, targets, CODER_DTYPE), targets)
+            keep = position - max(0, position + size - protocol.window) if begins else None
+            probabilities = predictor.next(ids.copy(), keep)
+            for row, length in enumerate(lengths):
+                ids[row] = BOS_ID
+                if position < length:
+                    ids[row] = code(row, position, _symbol_model(probabilities[row]))
+                    known[row].append(int(ids[row]))
+            tell(sum(position < length for length in lengths))
 
 
-def encode_streams(model: LanguageModel, streams: list[np.ndarray], protocol: Sliding, *, title: str = "compressing") -> np.ndarray:
+def encode_streams(model: LanguageModel, streams: list[np.ndarray], protocol: CodedProtocol, *, title: str = "compressing") -> np.ndarray:
     """Compressed words (uint32) of the token streams (int64)."""
     encoder = constriction.stream.queue.RangeEncoder()
 
@@ -87,7 +153,7 @@ def encode_streams(model: LanguageModel, streams: list[np.ndarray], protocol: Sl
 
 
 def decode_streams(
-    model: LanguageModel, words: np.ndarray, lengths: list[int], protocol: Sliding, *, title: str = "restoring"
+    model: LanguageModel, words: np.ndarray, lengths: list[int], protocol: CodedProtocol, *, title: str = "restoring"
 ) -> list[np.ndarray]:
     """The token streams again (int64).
 

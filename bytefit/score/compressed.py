@@ -6,6 +6,7 @@ first and the content's checksum last.
 
 from __future__ import annotations
 
+import json
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,16 +16,27 @@ import numpy as np
 import torch
 
 from bytefit.artifact.load import Artifact
+from bytefit.config import from_json, to_json
 from bytefit.data.tokenizer import BOS_ID, Tokenizer
 from bytefit.errors import UserError
-from bytefit.score.coder import cut_into_streams, decode_streams, encode_streams, good_stream_count, most_tokens, stream_lengths
+from bytefit.score.adapt import DocumentLora
+from bytefit.score.coder import (
+    CodedProtocol,
+    cut_into_streams,
+    decode_streams,
+    encode_streams,
+    good_stream_count,
+    most_tokens,
+    stream_lengths,
+)
 from bytefit.score.windows import Sliding
 
 MAGIC = b"bytefitz"
-VERSION = 1
-# magic, version, artifact hash (8 bytes), CRC-32 of the content, threads, window, stride, streams, tokens, documents, length
-# of the machine description
-_HEAD = struct.Struct("<8sB8sIHIIHQIB")
+VERSION = 2
+# magic, version, artifact hash (8 bytes), CRC-32 of the content, threads, streams, tokens, documents, how many streams state their length
+# (all or none), and the lengths of the machine's description and of the protocol's (as JSON; none where it is the artifact's own)
+_HEAD = struct.Struct("<8sB8sIHIQIIBH")
+DAMAGED_HEADER = "the compressed file's header is damaged"
 _CHECKSUM = struct.Struct("<I")  # CRC-32 of everything before it
 
 
@@ -33,13 +45,27 @@ def machine_class() -> str:
     return f"torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def default_protocol(artifact: Artifact) -> Sliding:
-    """The sliding windows that the artifact was packed with; else the model's context, of which the newer half is coded."""
+def default_protocol(artifact: Artifact) -> CodedProtocol:
+    """The protocol that the artifact was packed with; else windows of the model's context, of which the newer half is coded."""
     context = artifact.model.config.context
-    window, stride = artifact.notes.get("window"), artifact.notes.get("stride")
-    if isinstance(window, int) and isinstance(stride, int) and 1 <= stride <= window <= context:
-        return Sliding(window=window, stride=stride)
+    try:
+        protocol: CodedProtocol = from_json(CodedProtocol, artifact.notes["protocol"])
+        if protocol.window <= context:
+            return protocol
+    except (KeyError, UserError):
+        pass
     return Sliding(window=context, stride=context - context // 2)
+
+
+def token_streams(artifact: Artifact, documents: list[bytes], protocol: CodedProtocol) -> list[np.ndarray]:
+    """The int64 sequences that are coded side by side, each after a BOS of its own that is not coded.
+
+    Documents with adapters of their own are a stream each. Else all the text is one sequence, cut into nearly equal pieces.
+    """
+    if isinstance(protocol, DocumentLora):
+        return [np.array(artifact.tokenizer.encode_exact(document), dtype=np.int64) for document in documents]
+    tokens = document_tokens(artifact.tokenizer, documents)
+    return cut_into_streams(tokens, good_stream_count(len(tokens), protocol.window))
 
 
 def document_tokens(tokenizer: Tokenizer, documents: list[bytes]) -> np.ndarray:
@@ -52,7 +78,8 @@ def document_tokens(tokenizer: Tokenizer, documents: list[bytes]) -> np.ndarray:
 
 def overhead_bytes(data: bytes) -> int:
     """Bytes of a compressed file beside the coded text."""
-    return _HEAD.size + int(_HEAD.unpack_from(data)[-1]) + _CHECKSUM.size
+    *_, num_lengths, machine, protocol = _HEAD.unpack_from(data)
+    return int(_HEAD.size + machine + protocol + 4 * num_lengths + _CHECKSUM.size)
 
 
 def _checksum(documents: list[bytes]) -> int:
@@ -62,18 +89,24 @@ def _checksum(documents: list[bytes]) -> int:
     return checksum
 
 
-def compress(artifact: Artifact, documents: list[bytes]) -> bytes:
-    """Any bytes, one or several documents, to one compressed file."""
-    tokens = document_tokens(artifact.tokenizer, documents)
-    protocol = default_protocol(artifact)
-    streams = cut_into_streams(tokens, good_stream_count(len(tokens), protocol.window))
+def compress(artifact: Artifact, documents: list[bytes], protocol: CodedProtocol | None = None) -> bytes:
+    """Any bytes, one or several documents, to one compressed file.
+
+    Args:
+        protocol: another one than the artifact's own.
+    """
+    own = default_protocol(artifact)
+    protocol = protocol or own
+    streams = token_streams(artifact, documents, protocol)
     words = encode_streams(artifact.model, streams, protocol)
     machine = machine_class().encode()
+    stated = b"" if protocol == own else json.dumps(to_json(protocol), separators=(",", ":")).encode()
+    lengths = [len(stream) for stream in streams] if isinstance(protocol, DocumentLora) else []
     head = _HEAD.pack(
         MAGIC, VERSION, bytes.fromhex(artifact.sha256)[:8], _checksum(documents), torch.get_num_threads(),
-        protocol.window, protocol.stride, len(streams), len(tokens), len(documents), len(machine),
+        len(streams), sum(map(len, streams)), len(documents), len(lengths), len(machine), len(stated),
     )  # fmt: skip
-    body = head + machine + words.astype("<u4").tobytes()
+    body = head + machine + stated + np.array(lengths, dtype="<u4").tobytes() + words.astype("<u4").tobytes()
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
@@ -88,7 +121,7 @@ def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
     if len(data) < _HEAD.size + _CHECKSUM.size:
         raise UserError("the compressed file is cut short (no header)")
     fields = _HEAD.unpack_from(data)
-    _, version, artifact_hash, checksum, threads, window, stride, num_streams, num_tokens, num_documents, length = fields
+    _, version, artifact_hash, checksum, threads, num_streams, num_tokens, num_documents, num_lengths, machine_size, protocol_size = fields
     if version != VERSION:
         raise UserError(f"the compressed file has format {version}; this program reads {VERSION}")
     if artifact_hash != bytes.fromhex(artifact.sha256)[:8]:
@@ -96,26 +129,48 @@ def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
     body = data[: -_CHECKSUM.size]
     if zlib.crc32(body) != _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0]:
         raise UserError("the compressed file is damaged or cut short (checksum mismatch)")
-    words_start = _HEAD.size + length
-    machine = data[_HEAD.size : words_start].decode("utf-8", "replace")
+    protocol_start = _HEAD.size + machine_size
+    lengths_start = protocol_start + protocol_size
+    words_start = lengths_start + 4 * num_lengths
+    machine = data[_HEAD.size : protocol_start].decode("utf-8", "replace")
     if machine != machine_class():
         raise UserError(f"the file was compressed on another class of machine ({machine}; this is {machine_class()}); restore it there")
-    if (len(body) - words_start) % 4 or len(body) < words_start:
-        raise UserError("the compressed file's header is damaged")
-    if not (1 <= stride <= window <= artifact.model.config.context and threads and num_streams <= num_tokens):
-        raise UserError("the compressed file's header is damaged")
-    if num_tokens and not num_streams:
-        raise UserError("the compressed file's header is damaged")
+    protocol = _read_protocol(artifact, data[protocol_start:lengths_start])
+    by_document = isinstance(protocol, DocumentLora)
+    if (len(body) - words_start) % 4 or len(body) < words_start or not threads or bool(num_tokens) > bool(num_streams):
+        raise UserError(DAMAGED_HEADER)
     if num_tokens > most_tokens(len(body) - words_start, artifact.tokenizer.vocab_size):
         raise UserError(f"the compressed file claims {num_tokens:,} tokens, which its bytes cannot hold")
+    if by_document:
+        lengths = np.frombuffer(body[lengths_start:words_start], dtype="<u4").tolist()
+        consistent = num_streams == num_documents == num_lengths and sum(lengths) == num_tokens
+    else:
+        consistent = num_lengths == 0 and num_streams <= num_tokens
+        lengths = stream_lengths(num_tokens, num_streams) if consistent else []
+    if not consistent:
+        raise UserError(DAMAGED_HEADER)
     words = np.frombuffer(body[words_start:], dtype="<u4").astype(np.uint32)
-    lengths = stream_lengths(num_tokens, num_streams)
     with _threads(threads):
-        streams = decode_streams(artifact.model, words, lengths, Sliding(window=window, stride=stride))
-    documents = _documents(artifact.tokenizer, np.concatenate(streams) if streams else np.zeros(0, np.int64), num_documents)
+        streams = decode_streams(artifact.model, words, lengths, protocol)
+    if by_document:
+        documents = [artifact.tokenizer.decode(stream.tolist()) for stream in streams]
+    else:
+        documents = _documents(artifact.tokenizer, np.concatenate(streams) if streams else np.zeros(0, np.int64), num_documents)
     if len(documents) != num_documents or _checksum(documents) != checksum:
         raise UserError("the restored text does not match the checksum: the compressed file is damaged")
     return documents
+
+
+def _read_protocol(artifact: Artifact, stated: bytes) -> CodedProtocol:
+    if not stated:
+        return default_protocol(artifact)
+    try:
+        protocol: CodedProtocol = from_json(CodedProtocol, json.loads(stated))
+    except (ValueError, UserError):
+        raise UserError(DAMAGED_HEADER) from None
+    if protocol.window > artifact.model.config.context or (isinstance(protocol, Sliding) and protocol.contest):
+        raise UserError(DAMAGED_HEADER)
+    return protocol
 
 
 def _documents(tokenizer: Tokenizer, tokens: np.ndarray, num_documents: int) -> list[bytes]:

@@ -15,15 +15,18 @@ import numpy as np
 import torch
 
 from bytefit.artifact.load import load_artifact
+from bytefit.config import to_json
 from bytefit.data.tokenizer import BOS_ID
 from bytefit.errors import UserError
 from bytefit.files import write_bytes
 from bytefit.progress import say
-from bytefit.score.coder import cut_into_streams, good_stream_count
-from bytefit.score.compressed import compress, decompress, default_protocol, document_tokens, overhead_bytes
-from bytefit.score.scorer import target_nats
+from bytefit.score.coder import CodedProtocol
+from bytefit.score.compressed import compress, decompress, default_protocol, overhead_bytes, token_streams
+from bytefit.score.harness import Watch
+from bytefit.score.scorer import score_tapes
+from bytefit.score.tape import Tape
 
-AGREEMENT = 0.005  # coded bits may differ from scored bits by this share,
+AGREEMENT = 0.001  # coded bits may differ from scored bits by this share,
 SLACK_BITS = 64  # plus what the range coder needs to end its last word
 
 
@@ -37,6 +40,7 @@ class Proof:
         restored: whether the text came back byte for byte.
         coded_bits: of the text itself, without the file's header and checksum.
         scored_bits: what the scorer says for the same tokens under the same protocol.
+        protocol: as JSON.
     """
 
     bytes_in: int
@@ -46,6 +50,7 @@ class Proof:
     coded_bits: int
     scored_bits: float
     seconds: float
+    protocol: dict[str, Any]
 
     @property
     def agreement(self) -> float:
@@ -73,12 +78,15 @@ def cut_documents(documents: list[bytes], num_bytes: int) -> list[bytes]:
     return taken
 
 
-def prove(artifact_path: Path, documents: list[bytes], compressed_path: Path, dtype: torch.dtype) -> Proof:
+def prove(
+    artifact_path: Path, documents: list[bytes], compressed_path: Path, dtype: torch.dtype, protocol: CodedProtocol | None = None
+) -> Proof:
     """Compress ``documents`` to ``compressed_path``; restore them from the two files alone; compare with the score.
 
     Args:
         dtype: what scores are computed in. The coder computes in fp32, token by token, through the key/value cache; the scorer
             in ``dtype``, whole windows at once: their agreement says that the fast score is the true one.
+        protocol: another one than the artifact's own.
 
     Raises:
         UserError: no text, or an artifact that cannot be read.
@@ -87,7 +95,7 @@ def prove(artifact_path: Path, documents: list[bytes], compressed_path: Path, dt
         raise UserError("there is no text to prove with; give at least one byte (--bytes)")
     start = time.perf_counter()
     artifact = load_artifact(artifact_path)
-    data = compress(artifact, documents)
+    data = compress(artifact, documents, protocol)
     write_bytes(compressed_path, data)
     try:
         # The decoder gets what a stranger would have: the artifact's file and the compressed file.
@@ -95,12 +103,10 @@ def prove(artifact_path: Path, documents: list[bytes], compressed_path: Path, dt
     except UserError as error:
         say(f"the proof failed while decoding: {error}")
         restored = False
-    tokens = document_tokens(artifact.tokenizer, documents)
-    protocol = default_protocol(artifact)
-    nats = 0.0
-    for stream in cut_into_streams(tokens, good_stream_count(len(tokens), protocol.window)):
-        sequence = np.concatenate([[BOS_ID], stream])
-        nats += float(target_nats(artifact.model, sequence, protocol, dtype, title="scoring the proof's text").sum())
+    protocol = protocol or default_protocol(artifact)
+    tapes = [Tape(np.concatenate([[BOS_ID], stream])) for stream in token_streams(artifact, documents, protocol)]
+    score_tapes(artifact.model, tapes, protocol, dtype, Watch(title="scoring the proof's text"))
+    nats = float(sum(tape.nats.sum() for tape in tapes))
     bits = nats / math.log(2)
     return Proof(
         bytes_in=sum(map(len, documents)),
@@ -110,4 +116,5 @@ def prove(artifact_path: Path, documents: list[bytes], compressed_path: Path, dt
         coded_bits=8 * (len(data) - overhead_bytes(data)),
         scored_bits=bits,
         seconds=time.perf_counter() - start,
+        protocol=to_json(protocol),
     )

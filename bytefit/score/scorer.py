@@ -1,25 +1,48 @@
-"""Scoring a token sequence with a model under a protocol. Sums are float64."""
+"""Scoring a token sequence with a model under a protocol."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bytefit.config import to_json
 from bytefit.data.byte_table import ByteTable
 from bytefit.dtypes import dtype_name
 from bytefit.errors import UserError
 from bytefit.model.language_model import LanguageModel
-from bytefit.progress import progress_bar
-from bytefit.score.windows import Protocol, Window
+from bytefit.score.adapt import Adapt, DocumentLora
+from bytefit.score.document_lora import score_documents
+from bytefit.score.harness import Watch, walk
+from bytefit.score.learner import Learner
+from bytefit.score.tape import Tape
+from bytefit.score.temperature import tempered
+from bytefit.score.windows import Full, Sliding
 
-# Positions in one forward pass. Their logits (fp32, V columns) are the largest tensor of a score.
-BATCH_TOKENS = 8192
+ScoreProtocol = Full | Sliding | Adapt | DocumentLora
+BLOCK_TARGETS = 16_384
+
+
+@dataclass(frozen=True)
+class ModelPredictor:
+    """A language model as a predictor (``harness.Predictor``).
+
+    Attributes:
+        temperature: see ``Adapt``.
+    """
+
+    model: LanguageModel
+    dtype: torch.dtype
+    temperature: float = 1.0
+
+    def logits(self, ids_BT: Tensor, skip: int) -> Tensor:
+        hidden = self.model.hidden(ids_BT.to(self.model.embedding.weight.device), self.dtype)
+        return tempered(self.model.head_logits(hidden[:, skip:]), self.temperature)
 
 
 @dataclass(frozen=True)
@@ -28,16 +51,20 @@ class Score:
 
     Attributes:
         nats: summed cross-entropy of all targets, BOS targets (document ends) included.
-        targets: how many tokens were scored; equals the sequence's length minus one.
+        targets: how many were scored; equals the sequence's length minus one, but under a contest's tail rule.
         bytes: bytes of text that the targets stand for.
+        learned_steps: optimizer steps between chunks.
+        blocks: (targets, nats, bytes) of every ``BLOCK_TARGETS`` targets, so that a part can be checked without the whole.
     """
 
     nats: float
     targets: int
     bytes: int
-    protocol: Protocol
+    protocol: ScoreProtocol
     dtype: str
     seconds: float
+    learned_steps: int = 0
+    blocks: list[tuple[int, float, int]] = field(default_factory=list)
 
     @property
     def bits_per_byte(self) -> float:
@@ -47,69 +74,72 @@ class Score:
         return asdict(self) | {"protocol": to_json(self.protocol), "bits_per_byte": self.bits_per_byte}
 
 
-def target_nats(model: LanguageModel, tokens: np.ndarray, protocol: Protocol, dtype: torch.dtype, *, title: str = "scoring") -> np.ndarray:
-    """Cross-entropy in nats of every target.
+def score(
+    model: LanguageModel, tokens: np.ndarray, table: ByteTable, protocol: ScoreProtocol, dtype: torch.dtype, watch: Watch | None = None
+) -> Score:
+    """Score a sequence: bits per byte under ``protocol``. The model is left as it was.
 
     Args:
         tokens: int64 (N,); the first is context only.
 
-    Returns:
-        float64 (N - 1,): entry t is the cost of token t + 1.
-
     Raises:
-        UserError: the model's position tables are shorter than the protocol's window.
-    """
-    if protocol.window > model.config.context:
-        raise UserError(f"window {protocol.window} is longer than the model's context of {model.config.context} tokens")
-    windows = protocol.windows(len(tokens))
-    nats = np.full(max(0, len(tokens) - 1), np.nan)
-    device = model.embedding.weight.device
-    sequence = torch.from_numpy(tokens).to(device)
-    with torch.inference_mode(), progress_bar(total=len(windows), desc=title, unit=" windows") as bar:
-        done_nats = done_targets = 0.0
-        for batch in _batches(windows):
-            # Windows of one batch are equally long, so one forward pass serves them all.
-            ids = torch.stack([sequence[w.start : w.end] for w in batch])
-            logits = model.logits(ids, dtype)
-            for row, w in zip(logits, batch, strict=True):
-                skip = w.first - 1 - w.start
-                costs = torch.nn.functional.cross_entropy(row[skip:], sequence[w.first : w.end + 1], reduction="none")
-                nats[w.first - 1 : w.end] = costs.double().cpu().numpy()
-                done_nats += float(nats[w.first - 1 : w.end].sum())
-                done_targets += w.end + 1 - w.first
-            bar.set_postfix_str(f"{done_nats / max(done_targets, 1) / math.log(2):.4f} bits/token", refresh=False)
-            bar.update(len(batch))
-    if np.isnan(nats).any():
-        raise UserError("the model gave NaN probabilities; its weights are damaged or it diverged in training")
-    return nats
-
-
-def _batches(windows: list[Window]) -> list[list[Window]]:
-    """Runs of equally long windows, at most ``BATCH_TOKENS`` positions each."""
-    batches: list[list[Window]] = []
-    for window in windows:
-        length = window.end - window.start
-        last = batches[-1] if batches else []
-        if last and last[0].end - last[0].start == length and (len(last) + 1) * length <= BATCH_TOKENS:
-            last.append(window)
-        else:
-            batches.append([window])
-    return batches
-
-
-def score(
-    model: LanguageModel, tokens: np.ndarray, table: ByteTable, protocol: Protocol, dtype: torch.dtype, *, title: str = "scoring"
-) -> Score:
-    """Score a sequence: bits per byte under ``protocol``.
-
-    Raises:
-        UserError: fewer than two tokens, or tokens that stand for no text.
+        UserError: fewer than two tokens, tokens that stand for no text, NaN probabilities, or a window beyond the model's context.
     """
     if len(tokens) < 2:
         raise UserError(f"cannot score {len(tokens)} tokens; at least 2 are needed")
     start = time.perf_counter()
-    nats = target_nats(model, tokens, protocol, dtype, title=title)
-    num_bytes = int(table.count(tokens[1:], tokens[:-1]).sum())
+    counts = table.count(tokens[1:], tokens[:-1])
+    tape = new_tape(tokens, protocol)
+    watch = replace(watch or Watch(), counts=counts)
+    steps = score_tapes(model, [tape], protocol, dtype, watch)
+    if watch.journal is not None and watch.ranks.is_first:
+        watch.journal.remove()
+    num_bytes = int((counts * tape.times).sum())
     if num_bytes == 0:
-        raise UserError("the tokens to score stand for no text at all (only control ids)")
-    return Score(float(nats.sum()), len(nats), num_bytes, protocol, dtype_name(dtype), time.perf_counter() - start)
+        raise UserError("the tokens to score stand for no text at all (only control ids), or are fewer than a window")
+    nats, targets = float(tape.nats.sum()), int(tape.times.sum())
+    seconds = time.perf_counter() - start
+    return Score(nats, targets, num_bytes, protocol, dtype_name(dtype), seconds, steps, blocks_of(tape, counts))
+
+
+def blocks_of(tape: Tape, counts: np.ndarray) -> list[tuple[int, float, int]]:
+    """See ``Score.blocks``."""
+    parts = [slice(start, start + BLOCK_TARGETS) for start in range(0, len(tape.nats), BLOCK_TARGETS)]
+    return [(int(tape.times[p].sum()), float(tape.nats[p].sum()), int((counts[p] * tape.times[p]).sum())) for p in parts]
+
+
+def new_tape(tokens: np.ndarray, protocol: ScoreProtocol) -> Tape:
+    return Tape(tokens, again=isinstance(protocol, Full | Sliding) and protocol.contest)
+
+
+def target_nats(model: LanguageModel, tokens: np.ndarray, protocol: ScoreProtocol, dtype: torch.dtype) -> np.ndarray:
+    """Cross-entropy in nats of every target: float64 (N - 1,), entry t is the cost of token t + 1."""
+    tape = new_tape(tokens, protocol)
+    score_tapes(model, [tape], protocol, dtype)
+    return tape.nats
+
+
+def score_tapes(model: LanguageModel, tapes: list[Tape], protocol: ScoreProtocol, dtype: torch.dtype, watch: Watch | None = None) -> int:
+    """Score sequences side by side. With ``Adapt`` one model learns from all of them, each having its share of a chunk.
+
+    Returns:
+        How many optimizer steps were made in between.
+    """
+    watch = watch or Watch()
+    if protocol.window > model.config.context:
+        raise UserError(f"window {protocol.window} is longer than the model's context of {model.config.context} tokens")
+    if isinstance(protocol, DocumentLora):
+        return score_documents(model, tapes, protocol, dtype, watch)
+    if isinstance(protocol, Full | Sliding):
+        walk(ModelPredictor(model, dtype), None, tapes, protocol, watch)
+        return 0
+    shared = for_streams(protocol, len(tapes))
+    num_chunks = max((shared.num_chunks(len(tape.tokens)) for tape in tapes), default=0)
+    with Learner(model, shared, num_chunks, watch.ranks) as learner:
+        walk(ModelPredictor(model, dtype, protocol.temperature), learner, tapes, shared, watch)
+        return learner.steps
+
+
+def for_streams(protocol: Adapt, num_streams: int) -> Adapt:
+    """The protocol of one of several sequences that are scored side by side: its share of a chunk."""
+    return replace(protocol, chunk_tokens=max(1, protocol.chunk_tokens // max(1, num_streams)))

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-import html
 import json
 import subprocess
 import sys
@@ -62,14 +60,15 @@ def test_resume_of_a_finished_run_changes_nothing(tiny_run, dataset, capsys) -> 
 
 def test_verbs_on_an_artifact(tiny_run, dataset, tmp_path, capsys) -> None:
     artifact = tiny_run.artifact
-    code, out, _ = run(capsys, "score", artifact, "--data", dataset.folder, "--json")
+    code, out, _ = run(capsys, "score", artifact, "--data", dataset.folder, "--protocol", "full", "--json")
     assert code == 0
-    score = json.loads(out)
+    score = json.loads(out.splitlines()[-1])
     assert score["bytes"] == dataset.record["splits"]["val"]["raw_bytes"]
     _, out, _ = run(capsys, "score", artifact, "--data", dataset.folder, "--protocol", "sliding", "--stride", "8", "--json")
-    assert json.loads(out)["protocol"] == {"type": "Sliding", "window": 64, "stride": 8}
-    assert json.loads(out)["bytes"] == score["bytes"]
-    assert json.loads(out)["bits_per_byte"] != score["bits_per_byte"]
+    sliding = json.loads(out.splitlines()[-1])
+    assert sliding["protocol"] == {"type": "Sliding", "window": 64, "stride": 8, "contest": False}
+    assert sliding["bytes"] == score["bytes"]
+    assert sliding["bits_per_byte"] != score["bits_per_byte"]
     code, out, _ = run(capsys, "prove", artifact, "--data", dataset.folder, "--bytes", "1500", "--json")
     assert code == 0
     assert json.loads(out)["restored"] is True
@@ -118,25 +117,25 @@ def test_show_counts_without_training(capsys, recipe, count) -> None:
 
 
 @pytest.mark.parametrize("recipe", ["pr693", "pr578", "pr1171_as_submitted"])
-def test_a_system_runs_to_its_proof_and_says_what_is_not_active(recipe, dataset, tmp_path, capsys) -> None:
+def test_a_system_runs_to_its_proof(recipe, dataset, tmp_path, capsys) -> None:
     settings = ["score.max_bytes=3000", "score.proof_bytes=400", "train.average.held_out_tokens=1000"]
     sets = [word for setting in settings for word in ("--set", setting)]
     out = tmp_path / "run"
-    code, _, err = run(capsys, "run", recipe, "--size", "tiny", "--steps", "12", "--data", dataset.folder, "--out", out, *sets)
+    code, _, _ = run(capsys, "run", recipe, "--size", "tiny", "--steps", "12", "--data", dataset.folder, "--out", out, *sets)
     assert code == 0
     summary = json.loads((out / "summary.json").read_text())
     assert summary["proof_restored"] is True
     assert summary["artifact_bytes"] <= summary["budget_bytes"]
-    stated = find_recipe(recipe, "tiny").pending
-    assert len(summary["inactive"]) == sum(getattr(stated, field.name) is not None for field in dataclasses.fields(stated))
-    assert bool(summary["inactive"]) == (recipe != "pr693")
-    for title in summary["inactive"]:
-        assert f"states {title}" in err
-        assert html.escape(title) in (out / "report.html").read_text()
-    shown = run(capsys, "show", recipe, "--size", "tiny")[1]
-    assert all(f"NOT ACTIVE in this version: {title}" in shown for title in summary["inactive"])
-    _, _, err = run(capsys, "pack", out)
-    assert all(f"states {title}" in err for title in summary["inactive"])
+    adapts = find_recipe(recipe, "tiny").score.adapt is not None
+    assert adapts == (recipe != "pr693")
+    scores, proof = (json.loads((out / name).read_text()) for name in ("score.json", "proof.json"))
+    assert summary["val_bpb"] == summary["val_bpb_adapted" if adapts else "val_bpb_sliding"] is not None
+    assert (summary["val_bpb_adapted"] is not None) == adapts
+    assert proof["protocol"]["type"] == ("Adapt" if adapts else "Sliding")
+    if adapts:
+        assert scores["adapt"]["learned_steps"] > 0
+        assert scores["adapt"]["nats"] != scores["sliding"]["nats"]
+        assert "learning from what it has scored" in (out / "report.html").read_text()
 
 
 def test_data_build_and_its_record(write, tmp_path, capsys, documents) -> None:

@@ -146,9 +146,9 @@ def test_thread_count_travels_in_the_file(tiny_run, monkeypatch) -> None:
     data = compress(artifact, [b"some text " * 30])
     real, used = coder._Predictor.next, []
 
-    def watched(self, ids):
+    def watched(self, *arguments):
         used.append(torch.get_num_threads())
-        return real(self, ids)
+        return real(self, *arguments)
 
     monkeypatch.setattr(coder._Predictor, "next", watched)
     torch.set_num_threads(1)
@@ -202,10 +202,10 @@ def test_proof_fails_where_decoding_differs(tiny_run, dataset, tmp_path, monkeyp
     documents = cut_documents(dataset.val_documents(3000), 3000)
     real, predictors = coder._Predictor.next, []
 
-    def shifted(self, ids):
+    def shifted(self, *arguments):
         if self not in predictors:
             predictors.append(self)
-        probabilities = real(self, ids)
+        probabilities = real(self, *arguments)
         return np.roll(probabilities, 1, axis=1) if self is not predictors[0] else probabilities
 
     monkeypatch.setattr(coder._Predictor, "next", shifted)

@@ -330,7 +330,8 @@ def test_every_size_keeps_the_list_of_techniques(name) -> None:
         found |= {f"attention.{part.name}" for part in parts if getattr(model.attention, part.name) is not None}
         found |= {field.name for field in dataclasses.fields(training) if getattr(training, field.name) not in (None, False)}
         choices = (training.optimizer.projections, training.optimizer.clip_norm, training.optimizer.clip_when, type(training.loader))
-        choices += (training.average and training.average.use, type(model.mlp), model.mlp, recipe.pending, recipe.pack.codec)
+        choices += (training.average and training.average.use, type(model.mlp), model.mlp, recipe.pack.codec)
+        choices += (type(recipe.score.adapt), recipe.score.headline)
         return found - {"seconds", "reserve_seconds", "steps", "compile"}, choices
 
     full = techniques(find_recipe(name, "full"))

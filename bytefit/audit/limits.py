@@ -1,0 +1,102 @@
+"""Classes 26 to 35: bytes and seconds."""
+
+from __future__ import annotations
+
+from bytefit.artifact.container import bytes_by_part
+from bytefit.audit.evidence import Evidence
+from bytefit.audit.findings import Finding, failed, judged, passed, skipped
+from bytefit.files import read_bytes
+from bytefit.quant.calibrate import TrainingText
+from bytefit.score.scorer import BLOCK_TARGETS
+
+CONTEST_BYTES = 16_000_000
+CONTEST_SECONDS = 600.0
+
+
+def check_limits(run: Evidence) -> list[Finding]:
+    size, budget = len(read_bytes(run.folder.artifact)), run.recipe.pack.budget_bytes
+    return [
+        judged(26, size <= budget, f"{size:,} bytes of {budget:,}"),
+        _decimal(run, size),
+        _codec(run),
+        skipped(29, "the artifact holds model, tokenizer and settings; code is counted when a submission is made"),
+        _executed(run, size),
+        _calibration_time(run),
+        _scoring_time(run),
+        _timers(run),
+        _hardware(run),
+        _packing_time(run),
+    ]
+
+
+def _decimal(run: Evidence, size: int) -> Finding:
+    budget = run.recipe.pack.budget_bytes
+    binary = budget % (1 << 20) == 0
+    if run.recipe.size == "full":
+        return judged(27, budget <= CONTEST_BYTES, f"the cap is {budget:,} bytes; the contest's is {CONTEST_BYTES:,}")
+    return judged(27, not binary, f"the cap is {budget:,} bytes" + (f", {budget >> 20} MiB" if binary else ""))
+
+
+def _codec(run: Evidence) -> Finding:
+    stated, found = run.recipe.pack.codec, run.artifact.codec
+    return judged(28, stated == found, f"{found} in the artifact, {stated} in the recipe")
+
+
+def _executed(run: Evidence, size: int) -> Finding:
+    """The artifact that was scored is the one that lies here, and its parts are all of it."""
+    parts = bytes_by_part(run.sections)
+    recorded = run.scores.get("artifact_sha256")
+    if recorded != run.artifact.sha256:
+        return failed(30, f"score.json is of artifact {str(recorded)[:12]}; here lies {run.artifact.sha256[:12]}")
+    if sum(parts.values()) != size or run.pack.get("bytes") != size:
+        return failed(30, f"{size:,} bytes lie here; pack.json says {run.pack.get('bytes')}, the parts sum to {sum(parts.values()):,}")
+    again = run.first_block_again()
+    if again is None:
+        return passed(30, f"the artifact that was scored, {size:,} bytes in all")
+    name, recorded_nats, nats = again
+    targets = min(BLOCK_TARGETS, len(run.tokens) - 1)
+    evidence = f"the first {targets:,} targets, scored again ({name}): {nats:.2f} nats, {recorded_nats:.2f} recorded"
+    return judged(30, abs(nats - recorded_nats) <= 0.002 * recorded_nats, evidence)
+
+
+def _calibration_time(run: Evidence) -> Finding:
+    config, budget = run.recipe.calibrate, run.recipe.train.seconds
+    if config is None or not isinstance(config.source, TrainingText):
+        return skipped(31, "nothing is calibrated on training text")
+    if budget is None:
+        return skipped(31, "the run was trained by steps, not by the clock")
+    spent = run.seconds.get("train", 0.0), run.seconds.get("calibrate", 0.0)
+    evidence = f"{spent[0]:.1f} s of training and {spent[1]:.1f} s of calibration in {budget:g} s"
+    return judged(31, sum(spent) <= budget * 1.02 + 1.0, evidence)
+
+
+def _scoring_time(run: Evidence) -> Finding:
+    spent = run.seconds.get("score", 0.0) + run.seconds.get("adapt", 0.0)
+    if run.recipe.size != "full":
+        return skipped(32, f"{spent:.1f} s of scoring; only the contest's size has a limit")
+    return judged(32, spent <= CONTEST_SECONDS, f"{spent:.1f} s of scoring, {CONTEST_SECONDS:g} s allowed")
+
+
+def _timers(run: Evidence) -> Finding:
+    """What was done has seconds to its name."""
+    wanted = ["train", "fit" if run.recipe.pack.fit else "encode", "score"]
+    wanted += ["calibrate"] if run.recipe.calibrate is not None else []
+    wanted += ["adapt"] if run.recipe.score.adapt is not None else []
+    wanted += ["prove"] if run.recipe.score.proof_bytes else []
+    missing = [entry for entry in wanted if not run.seconds.get(entry)]
+    seconds = ", ".join(f"{entry} {run.seconds[entry]:.1f}" for entry in wanted if entry not in missing)
+    return judged(33, not missing, f"seconds: {seconds}" + (f"; no seconds of {', '.join(missing)}" if missing else ""))
+
+
+def _hardware(run: Evidence) -> Finding:
+    keys = ("cpu", "gpu", "threads")
+    stated, real = run.summary.get("hardware", {}), run.env
+    differs = [key for key in keys if stated.get(key) != real.get(key)]
+    evidence = f"{real.get('gpu') or real.get('cpu')}, {real.get('threads')} threads"
+    return judged(34, not differs, evidence + (f"; the summary has another {', '.join(differs)}" if differs else ""))
+
+
+def _packing_time(run: Evidence) -> Finding:
+    spent = sum(run.seconds.get(entry, 0.0) for entry in ("calibrate", "quantise", "fit", "encode"))
+    strict = run.seconds.get("strict", 0.0)
+    return judged(35, 0 < spent <= strict, f"{spent:.1f} s of packing are among {strict:.1f} strict seconds")

@@ -1,0 +1,136 @@
+"""Classes 1 to 14: what a score may depend on. The artifact itself is probed, under the protocols that the run used."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bytefit.audit.evidence import Evidence
+from bytefit.audit.findings import Finding, failed, judged, passed, skipped
+from bytefit.audit.probes import Answer, Scorer, documents_apart, future_change, prefix_alone, rows_sum_to_one
+from bytefit.data.tokenizer import BOS_ID
+from bytefit.files import read_bytes
+from bytefit.quant.calibrate import OwnText
+from bytefit.score.adapt import Adapt, DocumentLora
+from bytefit.score.scorer import ModelPredictor, ScoreProtocol, score_tapes, target_nats
+from bytefit.score.tape import Tape
+
+PROBE_WINDOWS = 5  # windows of text that a probe scores
+
+
+def check_order(run: Evidence) -> list[Finding]:
+    small = {name: short(run.protocol(name)) for name in run.scored}
+    longest = max((protocol.window for protocol in small.values()), default=1)
+    tokens = run.tokens[: PROBE_WINDOWS * longest + 1]
+    vocab_size = run.dataset.tokenizer.vocab_size
+    scorers: dict[str, Scorer] = {name: _scorer(run, protocol) for name, protocol in small.items()}
+    future = {name: future_change(scorer, tokens, vocab_size) for name, scorer in scorers.items()}
+    prefix = {name: prefix_alone(scorer, tokens) for name, scorer in scorers.items() if not isinstance(small[name], Adapt)}
+    rows = _rows(run, tokens[: longest + 1])
+    counted = _each_once(run)
+    learns = any(isinstance(protocol, Adapt | DocumentLora) for protocol in small.values())
+    no_learning = "no protocol of this run learns while it scores"
+    return [
+        _all(1, future),
+        judged(2, counted.holds, counted.evidence),
+        _all(3, future) if learns else skipped(3, no_learning),
+        _all(4, prefix | future),
+        judged(5, rows.holds, f"costs are read from whole distributions: {rows.evidence}"),
+        judged(6, rows.holds, rows.evidence),
+        judged(7, rows.holds, f"probabilities are over token ids: {rows.evidence}"),
+        _all(8, future),
+        judged(
+            9, rows.holds and all(answer.holds for answer in future.values()), "one model, one distribution a target; nothing is chosen"
+        ),
+        skipped(10, "nothing is compiled or warmed up on validation text")
+        if not learns
+        else judged(10, _untouched(run, small), "the artifact's weights are the same before and after scoring"),
+        _calibration(run),
+        _training_data(run),
+        _same_forward_pass(run),
+        _documents(run, small, tokens),
+    ]
+
+
+def short(protocol: ScoreProtocol) -> ScoreProtocol:
+    """The same protocol with chunks so short that a few windows hold several."""
+    if isinstance(protocol, Adapt):
+        return replace(protocol, chunk_tokens=min(protocol.chunk_tokens, protocol.window), epochs=1)
+    return protocol
+
+
+def _scorer(run: Evidence, protocol: ScoreProtocol) -> Scorer:
+    return lambda tokens: target_nats(run.artifact.model, tokens, protocol, torch.float32)
+
+
+def _all(number: int, answers: dict[str, Answer]) -> Finding:
+    for name, answer in answers.items():
+        if not answer.holds:
+            return failed(number, f"{name}: {answer.evidence}")
+    if not answers:
+        return failed(number, "score.json holds no score of the artifact")
+    name, answer = next(iter(answers.items()))
+    return passed(number, f"{', '.join(answers)}: {answer.evidence}")
+
+
+def _rows(run: Evidence, tokens: np.ndarray) -> Answer:
+    ids = torch.from_numpy(tokens[None, :-1])
+    with torch.inference_mode():
+        logits = ModelPredictor(run.artifact.model, torch.float32).logits(ids, 0)
+    return rows_sum_to_one(torch.softmax(logits.double(), -1).numpy())
+
+
+def _each_once(run: Evidence) -> Answer:
+    wanted = len(run.tokens) - 1
+    for name in run.scored:
+        blocks = sum(block[0] for block in run.scores[name].get("blocks", []))
+        for what, count in (("targets", run.scores[name]["targets"]), ("targets in blocks", blocks)):
+            if count != wanted:
+                return Answer(False, f"{name}: {count:,} {what}; the text has {wanted:,}")
+    return Answer(bool(run.scored), f"{', '.join(run.scored)}: {wanted:,} targets each, every one once")
+
+
+def _untouched(run: Evidence, protocols: dict[str, ScoreProtocol]) -> bool:
+    before = [p.detach().clone() for p in run.artifact.model.parameters()]
+    for protocol in protocols.values():
+        score_tapes(run.artifact.model, [Tape(run.tokens[: 2 * protocol.window])], protocol, torch.float32)
+    return all(torch.equal(a, b) for a, b in zip(before, run.artifact.model.parameters(), strict=True))
+
+
+def _calibration(run: Evidence) -> Finding:
+    config = run.recipe.calibrate
+    if config is None:
+        return skipped(11, "nothing is calibrated")
+    if not isinstance(config.source, OwnText):
+        return passed(11, f"calibrated on {type(config.source).__name__}, which holds no validation text")
+    text = read_bytes(Path(config.source.path))
+    inside = [document for document in run.dataset.val_documents() if len(document) > 64 and document in text]
+    return judged(11, not inside, f"{len(inside)} validation documents stand in {config.source.path}")
+
+
+def _training_data(run: Evidence) -> Finding:
+    if not run.proof:
+        return skipped(12, "no proof was made (score.proof_bytes is 0)")
+    return judged(
+        12, bool(run.proof["restored"]), f"{run.proof['bytes_in']:,} bytes were restored from the artifact and the compressed file alone"
+    )
+
+
+def _same_forward_pass(run: Evidence) -> Finding:
+    if not run.proof:
+        return skipped(13, "no proof was made (score.proof_bytes is 0)")
+    evidence = f"the coder's token-by-token pass and the scorer's agree within {run.proof['agreement']:+.4%}"
+    return judged(13, bool(run.proof["holds"]), evidence)
+
+
+def _documents(run: Evidence, protocols: dict[str, ScoreProtocol], tokens: np.ndarray) -> Finding:
+    apart = {name: protocol for name, protocol in protocols.items() if isinstance(protocol, DocumentLora)}
+    if not apart:
+        return skipped(14, "windows run on across documents, as the contest's do, and say so; nothing is claimed to be apart")
+    starts = np.flatnonzero(run.tokens == BOS_ID)
+    head = run.tokens[: starts[2] + 1] if len(starts) > 2 else run.tokens
+    vocab_size = run.dataset.tokenizer.vocab_size
+    return _all(14, {name: documents_apart(_scorer(run, protocol), head, vocab_size) for name, protocol in apart.items()})

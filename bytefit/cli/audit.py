@@ -1,0 +1,34 @@
+"""``audit``: every check of a run that a program can make."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bytefit.audit.checklist import as_text, audit
+from bytefit.cli.options import Verbs, add_verb, open_finished, show_result
+from bytefit.errors import CheckFailed
+from bytefit.files import write_json
+
+
+def add_verbs(verbs: Verbs) -> None:
+    verb = add_verb(
+        verbs, "audit", "check a finished run against forty known ways of getting a score wrong",
+        "  bytefit audit runs/a\n  bytefit audit runs/a --json\n\n"
+        "each class is pass, fail or not applicable, with its evidence; audit.json keeps them. Exit code 1 where one fails.",
+    )  # fmt: skip
+    verb.add_argument("run", type=Path, help="run folder")
+    verb.add_argument("--data", type=Path, metavar="DIR", help="dataset folder (default: the run's own)")
+    verb.set_defaults(do=do_audit)
+
+
+def do_audit(options: argparse.Namespace) -> None:
+    folder, _, dataset = open_finished(options.run, options.data)
+    findings = audit(folder, dataset)
+    record = [finding.to_json() for finding in findings]
+    if options.data is None:
+        write_json(folder.audit, record)
+    show_result(options, record, as_text(findings))
+    wrong = [str(finding.number) for finding in findings if finding.verdict == "fail"]
+    if wrong:
+        raise CheckFailed(f"the audit fails in {len(wrong)} of {len(findings)} classes ({', '.join(wrong)})")

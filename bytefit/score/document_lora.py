@@ -1,0 +1,188 @@
+"""Every document with low-rank adapters of its own, learned while it is scored (``DocumentLora``; PR #77, #1530).
+
+Documents lie side by side, one row of the batch each, and every row has its own adapters, so that one forward and one backward pass serve
+all of them without anything passing from one to another. The pass that scores a chunk is the one that is learned from: costs are fixed
+before the backward pass begins.
+Legend: B documents, T positions, I inputs and O outputs of a map, R rank, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bytefit.data.tokenizer import BOS_ID
+from bytefit.errors import UserError
+from bytefit.model.language_model import LanguageModel
+from bytefit.model.linear import Linear, Table
+from bytefit.model.roles import role_of
+from bytefit.progress import progress_bar
+from bytefit.score.adapt import DocumentLora
+from bytefit.score.harness import Watch, chunk_result
+from bytefit.score.tape import Tape
+from bytefit.score.temperature import tempered
+from bytefit.score.windows import Window
+
+
+class RowAdapter(nn.Module):
+    """``scale · B A x`` with matrices of its own for every row of the batch."""
+
+    def __init__(self, num_rows: int, in_features: int, out_features: int, config: DocumentLora, generator: torch.Generator):
+        super().__init__()
+        start_RI = torch.randn(config.rank, in_features, generator=generator) * in_features**-0.5
+        self.down_BRI = nn.Parameter(start_RI.repeat(num_rows, 1, 1))
+        self.up_BOR = nn.Parameter(torch.zeros(num_rows, out_features, config.rank))
+        self.scale = config.alpha / config.rank
+
+    def forward(self, x_BTI: Tensor) -> Tensor:
+        down, up = self.down_BRI.to(x_BTI.dtype), self.up_BOR.to(x_BTI.dtype)
+        return self.scale * torch.bmm(torch.bmm(x_BTI, down.mT), up.mT)
+
+
+class DocumentLearner:
+    """A model with fresh adapters for some documents; as a context it gives the model back as it was."""
+
+    def __init__(self, model: LanguageModel, config: DocumentLora, num_documents: int):
+        self.model, self.config, self.steps = model, config, 0
+        generator = torch.Generator().manual_seed(config.seed)
+        self._places: list[Linear | Table] = []
+        for module in model.modules():
+            if isinstance(module, Linear) and role_of(module.weight).value in config.roles:
+                self._places.append(module)
+        if model.head.matrix is None and "head" in config.roles:
+            self._places.append(model.embedding)
+        self._adapters = []
+        for place in self._places:
+            outputs, inputs = place.weight.shape
+            self._adapters.append(RowAdapter(num_documents, inputs, outputs, config, generator).to(place.weight.device))
+        parameters = [p for adapter in self._adapters for p in adapter.parameters()]
+        self._optimizer = torch.optim.AdamW(
+            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=False
+        ) if parameters else None  # fmt: skip
+
+    def __enter__(self) -> DocumentLearner:
+        self._frozen = [p for p in self.model.parameters() if p.requires_grad]
+        for p in self._frozen:
+            p.requires_grad_(False)
+        for place, adapter in zip(self._places, self._adapters, strict=True):
+            place.adapter = adapter
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for place in self._places:
+            place.adapter = None
+        for p in self._frozen:
+            p.requires_grad_(True)
+
+    def costs(self, ids_BT: Tensor, skip: int, targets_BT: Tensor, dtype: torch.dtype) -> Tensor:
+        """Nats (B, T - skip) of the targets, with a graph to learn through; targets of -1 cost nothing."""
+        logits = self.model.head_logits(self.model.hidden(ids_BT, dtype)[:, skip:])
+        logits = tempered(logits, self.config.temperature)
+        nats = nn.functional.cross_entropy(logits.flatten(0, 1), targets_BT.flatten(), reduction="none", ignore_index=-1)
+        return nats.view_as(targets_BT)
+
+    def learn(self, nats_BT: Tensor, targets_BT: Tensor) -> None:
+        """One step, for each document on the mean cost of its own targets."""
+        if self._optimizer is None:
+            return
+        self._optimizer.zero_grad(set_to_none=True)
+        loss: Tensor = (nats_BT.sum(1) / (targets_BT >= 0).sum(1).clamp_min(1)).sum()
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        self.steps += 1
+
+
+def chunk_batch(sequences: list[Tensor], chunk: int, config: DocumentLora) -> tuple[Tensor, int, Tensor]:
+    """A chunk of every document: inputs (B, T), how many of them are context alone, and targets (B, T - skip).
+
+    Rows that are shorter, or have ended, are filled up: with BOS where it is an input (nothing before it sees it), with -1 where it is a
+    target.
+    """
+    size = config.chunk_tokens
+    first, start = chunk * size + 1, max(0, (chunk + 1) * size - config.window)
+    last = min(first - 1 + size, max(len(sequence) for sequence in sequences) - 1)
+    ids = torch.full((len(sequences), last - start), BOS_ID)
+    targets = torch.full((len(sequences), last + 1 - first), -1)
+    for row, sequence in enumerate(sequences):
+        inputs, wanted = sequence[start:-1][: last - start], sequence[first : last + 1]
+        ids[row, : len(inputs)] = inputs
+        targets[row, : len(wanted)] = wanted
+    return ids, first - 1 - start, targets
+
+
+def num_chunks(sequences: list[Tensor], config: DocumentLora) -> int:
+    return max((-(-(len(sequence) - 1) // config.chunk_tokens) for sequence in sequences), default=0)
+
+
+def document_bounds(tokens: np.ndarray) -> list[tuple[int, int]]:
+    """(start, end) of every document, from its BOS to the BOS after it, both included; the latter is its last target."""
+    starts = [0, *(np.flatnonzero(tokens[1:] == BOS_ID) + 1).tolist()]
+    ends = [start + 1 for start in starts[1:]] + [len(tokens)]
+    return [(start, end) for start, end in zip(starts, ends, strict=True) if end - start > 1]
+
+
+def score_documents(model: LanguageModel, tapes: list[Tape], config: DocumentLora, dtype: torch.dtype, watch: Watch) -> int:
+    """Score every document of the tapes from its own tokens alone, the BOS that ends it included. Returns the optimizer steps.
+
+    Documents of about one length go together, so that little of a batch is empty.
+    """
+    documents = [(tape, start, end) for tape in tapes for start, end in document_bounds(tape.tokens.numpy())]
+    documents.sort(key=lambda document: document[2] - document[1])
+    batches = [documents[first : first + config.batch_documents] for first in range(0, len(documents), config.batch_documents)]
+    ranks, steps = watch.ranks, 0
+    done = watch.journal.restore(tapes, None) if watch.journal is not None else 0
+    with progress_bar(total=sum(end - start - 1 for _, start, end in documents), desc=watch.title, unit=" tokens", unit_scale=True) as bar:
+        bar.update(sum(int(tape.times.sum()) for tape in tapes))
+        for number in range(done, len(batches)):
+            batch = batches[number]
+            try:
+                costs, batch_steps = _costs(model, batch, config, dtype, mine=number % ranks.world == ranks.rank)
+            except KeyboardInterrupt:
+                if watch.journal is not None:
+                    watch.journal.save(tapes, None, number, ranks, now=True)
+                raise
+            if ranks.world > 1:
+                whole = ranks.sum(torch.from_numpy(np.concatenate([*costs, [batch_steps]])).to(ranks.device)).cpu().numpy()
+                *costs, total_steps = np.split(whole, np.cumsum([len(part) for part in costs]))
+                batch_steps = int(total_steps[0])
+            steps += batch_steps
+            windows = [(tape, Window(start, start + 1, end - 1)) for tape, start, end in batch]
+            for (tape, window), nats in zip(windows, costs, strict=True):
+                if np.isnan(nats).any():
+                    raise UserError("the model gave NaN probabilities; its weights are damaged or adaptation made it diverge")
+                tape.book(window, nats)
+            result = chunk_result(number, len(batches), windows, costs, watch.counts)
+            if result.bits_per_byte is not None:
+                bar.set_postfix_str(f"{result.bits_per_byte:.4f} bits/byte", refresh=False)
+            bar.update(result.targets)
+            if watch.on_chunk is not None:
+                watch.on_chunk(result)
+            if watch.journal is not None:
+                watch.journal.save(tapes, None, number + 1, ranks)
+    return steps
+
+
+def _costs(
+    model: LanguageModel, batch: list[tuple[Tape, int, int]], config: DocumentLora, dtype: torch.dtype, *, mine: bool
+) -> tuple[list[np.ndarray], int]:
+    """Nats of every target of every document, and the steps made; zeros where another rank computes them."""
+    costs = [np.zeros(end - start - 1) for _, start, end in batch]
+    if not mine:
+        return costs, 0
+    sequences = [tape.tokens[start:end] for tape, start, end in batch]
+    device = model.embedding.weight.device
+    chunks = num_chunks(sequences, config)
+    with DocumentLearner(model, config, len(sequences)) as learner:
+        for chunk in range(chunks):
+            ids, skip, targets = chunk_batch(sequences, chunk, config)
+            nats_BT = learner.costs(ids.to(device), skip, targets.to(device), dtype)
+            values = nats_BT.detach().double().cpu().numpy()
+            for row, cost in enumerate(costs):
+                part = cost[chunk * config.chunk_tokens : (chunk + 1) * config.chunk_tokens]
+                part[:] = values[row, : len(part)]
+            if chunk + 1 < chunks:
+                learner.learn(nats_BT, targets.to(device))
+        return costs, learner.steps

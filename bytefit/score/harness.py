@@ -1,0 +1,165 @@
+"""The walk along a text: targets, counting and the order of updates are in its hands, and nobody else's.
+
+A predictor is given tokens and answers with logits for what follows each of them; it never sees the last target of a window. A chunk's
+costs are booked before a learner gets the chunk's tokens, and the tape (``tape.py``) refuses any other order. Sums are float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bytefit.errors import UserError
+from bytefit.optim.muon import ONE_RANK
+from bytefit.progress import progress_bar
+from bytefit.ranks import Ranks
+from bytefit.score.adapt import Adapt
+from bytefit.score.journal import Journal
+from bytefit.score.tape import Scored, Tape, chunk_piece
+from bytefit.score.windows import Full, Sliding, Window
+
+# Positions in one forward pass. Only those that are scored reach the head.
+BATCH_TOKENS = 8192
+CHUNK_TARGETS = 32_768  # reported and saved at a time, where the protocol has no chunks of its own
+
+
+class Predictor(Protocol):
+    """Maps strict prefixes to what may follow."""
+
+    def logits(self, ids_BT: Tensor, skip: int) -> Tensor:
+        """(B, T - skip, V) fp32: entry t from the ids 0 … skip + t of its row, and from nothing else."""
+
+
+class Learns(Protocol):
+    """What may change a predictor between two chunks."""
+
+    def learn(self, pieces: list[Scored], chunk: int) -> None: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def load_state(self, tensors: dict[str, Tensor]) -> None: ...
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """One chunk, as it is reported while a score runs.
+
+    Attributes:
+        targets, nats, bytes: of this chunk (bytes are 0 where they are not known).
+        bits_per_byte: of everything up to here; None where no bytes are known.
+    """
+
+    chunk: int
+    num_chunks: int
+    targets: int
+    nats: float
+    bytes: int
+    bits_per_byte: float | None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a walk is followed.
+
+    Attributes:
+        counts: int64 (N - 1,), bytes of text by target of the (only) tape.
+        journal: where progress is kept, so that a walk that was stopped goes on.
+        on_chunk: called after each chunk, on every rank.
+    """
+
+    title: str = "scoring"
+    ranks: Ranks = ONE_RANK
+    counts: np.ndarray | None = None
+    journal: Journal | None = None
+    on_chunk: Callable[[ChunkResult], None] | None = None
+
+
+def walk(predictor: Predictor, learner: Learns | None, tapes: list[Tape], protocol: Full | Sliding | Adapt, watch: Watch) -> None:
+    """Chunk after chunk: score its windows, book them, then let the learner have its tokens."""
+    size = protocol.chunk_tokens if isinstance(protocol, Adapt) else CHUNK_TARGETS
+    chunks: dict[int, list[tuple[Tape, Window]]] = {}
+    for tape in tapes:
+        for window in protocol.windows(len(tape.tokens)):
+            chunks.setdefault((window.first - 1) // size, []).append((tape, window))
+    num_chunks = 1 + max(((len(tape.tokens) - 2) // size for tape in tapes), default=-1)
+    journal = watch.journal
+    done = journal.restore(tapes, learner) if journal is not None else 0
+    with progress_bar(total=sum(map(len, chunks.values())), desc=watch.title, unit=" windows") as bar:
+        bar.update(sum(len(chunks.get(chunk, ())) for chunk in range(done)))
+        for chunk in range(done, num_chunks):
+            work = chunks.get(chunk, [])
+            try:
+                costs = _costs(predictor, work, watch.ranks, bar.update)
+            except KeyboardInterrupt:
+                if journal is not None:
+                    journal.save(tapes, learner, chunk, watch.ranks, now=True)
+                raise
+            for (tape, window), nats in zip(work, costs, strict=True):
+                tape.book(window, nats)
+            result = chunk_result(chunk, num_chunks, work, costs, watch.counts)
+            if result.bits_per_byte is not None:
+                bar.set_postfix_str(f"{result.bits_per_byte:.4f} bits/byte", refresh=False)
+            if watch.on_chunk is not None:
+                watch.on_chunk(result)
+            if learner is not None:
+                pieces = [chunk_piece(tape, len(tape.tokens), chunk, size) for tape in tapes]
+                learner.learn([piece for piece in pieces if piece is not None], chunk)
+            if journal is not None:
+                journal.save(tapes, learner, chunk + 1, watch.ranks)
+
+
+def _costs(predictor: Predictor, work: list[tuple[Tape, Window]], ranks: Ranks, tell: Callable[[int], object]) -> list[np.ndarray]:
+    """Nats of every target of every window; each rank computes its share, all get the whole."""
+    mine = range(ranks.rank * len(work) // ranks.world, (ranks.rank + 1) * len(work) // ranks.world)
+    costs = [np.zeros(window.end + 1 - window.first) for _, window in work]
+    with torch.inference_mode():
+        for batch in _batches(work, mine):
+            # Windows of one batch have one shape, so one forward pass serves them all.
+            first = work[batch[0]][1]
+            logits = predictor.logits(torch.stack([work[i][0].inputs(work[i][1]) for i in batch]), first.first - 1 - first.start)
+            targets = torch.stack([work[i][0].targets(work[i][1]) for i in batch]).to(logits.device)
+            nats_BT = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+            for i, nats in zip(batch, nats_BT.double().cpu().numpy(), strict=True):
+                costs[i] = nats
+            tell(len(batch) * ranks.world)
+    if ranks.world > 1 and work:
+        whole = ranks.sum(torch.from_numpy(np.concatenate(costs)).to(ranks.device)).cpu().numpy()
+        costs = np.split(whole, np.cumsum([len(part) for part in costs])[:-1])
+    if any(np.isnan(part).any() for part in costs):
+        raise UserError("the model gave NaN probabilities; its weights are damaged or it diverged in training")
+    return costs
+
+
+def _batches(work: list[tuple[Tape, Window]], mine: range) -> list[list[int]]:
+    """Runs of windows of one shape, at most ``BATCH_TOKENS`` positions each."""
+
+    def shape(i: int) -> tuple[int, int]:
+        window = work[i][1]
+        return window.end - window.start, window.first - window.start
+
+    batches: list[list[int]] = []
+    for i in mine:
+        last = batches[-1] if batches else []
+        if last and shape(last[0]) == shape(i) and (len(last) + 1) * shape(i)[0] <= BATCH_TOKENS:
+            last.append(i)
+        else:
+            batches.append([i])
+    return batches
+
+
+def chunk_result(
+    chunk: int, num_chunks: int, work: list[tuple[Tape, Window]], costs: list[np.ndarray], counts: np.ndarray | None
+) -> ChunkResult:
+    """What is reported of a chunk once its costs are booked."""
+    targets, nats = sum(map(len, costs)), float(sum(part.sum() for part in costs))
+    if counts is None or not work:
+        return ChunkResult(chunk, num_chunks, targets, nats, 0, None)
+    tape = work[0][0]
+    num_bytes = int(sum(counts[window.first - 1 : window.end].sum() for _, window in work))
+    so_far = int((counts * tape.times).sum())
+    bits_per_byte = float(tape.nats.sum()) / math.log(2) / so_far if so_far else None
+    return ChunkResult(chunk, num_chunks, targets, nats, num_bytes, bits_per_byte)
