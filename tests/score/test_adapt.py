@@ -33,7 +33,7 @@ FORMS = {
     "first chunks, averaged": {"train_chunks": 2, "ema_decay": 0.7},
     "constant rate": {"schedule": "constant"},
     "cosine within": {"within_chunk": "cosine", "epochs": 3},
-    "no clipping": {"clip_norm": None},
+    "no clipping": {"clip_norm": None, "optimizer": Sgd(lr=0.01)},
     "sharpness": {"sam_radius": 0.05},
     "temperature": {"temperature": 0.9},
     "last block and gains": {"trains": Selection(last_blocks=1, roles=("attention", "attention_out", "mlp"), everywhere=("gain",))},
@@ -53,7 +53,7 @@ def test_against_one_token_at_a_time(tiny_model, tokens, form) -> None:
     parameters = dict(slow.named_parameters())
     want = np.array(reference.adapt(slow, tokens.tolist(), protocol, [parameters[name] for name in names]))
     assert abs(nats.mean() - want.mean()) < 1e-6 * max(1.0, want.mean())
-    assert np.abs(nats - want).max() < 1e-4
+    assert np.abs(nats - want).max() < 5e-4
     plain = target_nats(tiny_model, tokens, Sliding(window=8, stride=protocol.stride), torch.float32)
     assert np.abs(nats - plain).max() > 1e-3  # it is active
     if form != "temperature":
@@ -70,7 +70,7 @@ def test_every_form_differs_from_the_plain_one(tiny_model, tokens) -> None:
 @pytest.mark.parametrize("rates", [SignalToNoise(), DepthDecay(factor=0.5)])
 def test_rates_differ_from_layer_to_layer(tiny_model, tokens, rates) -> None:
     """One step on one chunk: every matrix moves by its own factor of the plain step."""
-    one = dataclasses.replace(BASE, epochs=1, batch_sequences=99, clip_norm=None, train_chunks=1)
+    one = dataclasses.replace(BASE, optimizer=Sgd(lr=100.0), epochs=1, batch_sequences=99, clip_norm=None, train_chunks=1)
 
     def moves(protocol) -> dict[str, torch.Tensor]:
         model = copy.deepcopy(tiny_model)
@@ -93,7 +93,7 @@ def test_rates_differ_from_layer_to_layer(tiny_model, tokens, rates) -> None:
             factor = 0.5 ** (2 - info.block) if info.block is not None else 1.0
         else:
             factor = float((gradient.abs().mean() / gradient.std()).clamp(0.3, 3.0)) if gradient.numel() > 1 else 1.0
-        assert torch.allclose(scaled[info.name], factor * gradient, rtol=2e-3, atol=1e-8), info.name
+        assert torch.allclose(scaled[info.name], factor * gradient, rtol=2e-3, atol=1e-5), info.name
 
 
 def test_the_model_is_given_back_as_it_was(tiny_model, tokens) -> None:
@@ -183,10 +183,9 @@ def test_selection_by_role_and_block() -> None:
     everything = {info.name for info in model.parameter_infos() if info.parameter.numel()}
     assert chosen() == everything
     assert chosen(roles=()) == set()
-    assert chosen(roles=("mlp",), last_blocks=1) == {name for name in everything if name.startswith("blocks.2.mlp")}
-    assert chosen(roles=("mlp",), first_blocks_frozen=1) == {
-        name for name in everything if name.startswith(("blocks.1.mlp", "blocks.2.mlp"))
-    }
+    up_down = [[f"blocks.{block}.mlp.{side}.weight" for side in ("up", "down")] for block in range(3)]
+    assert chosen(roles=("mlp",), last_blocks=1) == {*up_down[2]}
+    assert chosen(roles=("mlp",), first_blocks_frozen=1) == {*up_down[1], *up_down[2]}
     gains = {info.name for info in model.parameter_infos() if info.role.value == "gain" and info.parameter.numel()}
     assert chosen(roles=("mlp",), last_blocks=0, everywhere=("gain",)) == gains
     assert chosen(roles=(), everywhere=("head",)) == {"embedding.weight"}  # a tied table is the head
@@ -257,14 +256,12 @@ def lora_reference(model, documents: list[list[int]], config: DocumentLora) -> l
             cap = model.config.head.softcap
             return -torch.log_softmax(cap * torch.tanh(x[0, -1] @ head.T / cap), -1)[document[target]]
 
-        steps = 0
-        for first in range(1, len(document), config.chunk_tokens):
+        for steps, first in enumerate(range(1, len(document), config.chunk_tokens), start=1):
             costs = [cost(target) for target in range(first, min(first + config.chunk_tokens, len(document)))]
             nats += [float(c.detach()) for c in costs]
             if first + config.chunk_tokens >= len(document):
                 break
             grads = torch.autograd.grad(sum(costs) / len(costs), leaves, allow_unused=True)
-            steps += 1
             with torch.no_grad():
                 for p, g, m, v in zip(leaves, grads, first_moments, second_moments, strict=True):
                     g = torch.zeros_like(p) if g is None else g
