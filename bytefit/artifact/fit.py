@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from bytefit.errors import UserError
 from bytefit.progress import progress_bar, say
 
-MIN_LOG, MAX_LOG = -14.0, 14.0  # octaves of the dial about the recipe's own steps: from nothing but zeros to codes of 18 bits
+MIN_LOG, MAX_LOG = -24.0, 24.0  # octaves of the dial about the recipe's own steps: from nothing but zeros to codes of 20 bits
 CLOSE = 0.0004  # of the budget: near enough to stop
 ENOUGH = 0.999  # what a file has to use of its budget
 PATIENT, ATTEMPTS = 6, 40  # after so many anything that is enough will do; and after so many it is over
@@ -77,7 +77,7 @@ def solve(packer: Dialled[S], budget: int) -> tuple[S, float, int]:
                 )
             else:
                 high = (log_dial, size) if high is None or log_dial < high[0] else high
-            if best is not None and len(tried) == STUCK:
+            if best is not None and high is not None and len(tried) == STUCK:
                 best = (best[0], packer.refined(best[1], budget))
             if best is not None and len(tried) >= PATIENT and len(best[1].data) >= budget * ENOUGH:
                 break
@@ -85,9 +85,10 @@ def solve(packer: Dialled[S], budget: int) -> tuple[S, float, int]:
     assert best is not None
     log_dial, packed = best
     packed = packer.eased(packed, budget)
-    if log_dial < MAX_LOG and len(packed.data) < ENOUGH * budget:
+    at_the_end = low is not None and low[0] >= MAX_LOG
+    if not at_the_end and len(packed.data) < ENOUGH * budget:
         packed = packer.refined(packed, budget)
-    if log_dial >= MAX_LOG:
+    if at_the_end:
         say(f"the budget of {budget:,} bytes is more than the finest codes need; the file takes {len(packed.data):,}")
     elif len(packed.data) < ENOUGH * budget:
         say(f"nothing that was tried comes closer to the budget than {budget - len(packed.data):,} bytes")

@@ -24,6 +24,7 @@ from bytefit.quant.metric import Factor, Metric, factorise
 from bytefit.quant.prune import PruneConfig
 
 RoleName = Literal["table", "attention", "attention_out", "mlp", "projection", "head"]
+RELATIVE_DIAL = 2.0**14  # from nothing but zeros to codes of 18 bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +218,7 @@ class Quantiser:
         factors = [self.factors[name] for name in names] if names[0] in self.factors else None
         keep = torch.stack([self.keep[name] for name in names]) if names[0] in self.keep else None
         stacked = torch.stack([self.weights[name] for name in names])
+        dial = min(max(dial, 1 / RELATIVE_DIAL), RELATIVE_DIAL)  # steps relative to the weights have their end well before those of damage
         rounded = round_rows(stacked, rule.grid, rule.rounding, dial=dial, metrics=metrics, factors=factors, keep_NRC=keep)
         dtype = rule.grid.scale_dtype if isinstance(rule.grid, RowGrid) else "float32"
         parts = zip(names, rounded.codes.numpy(), rounded.steps.numpy(), strict=True)

@@ -1,0 +1,246 @@
+"""The audit of a finished run: an honest one passes, and every fault that a program can see is named by its number."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from bytefit.audit.checklist import as_text, audit
+from bytefit.audit.counting import check_counting, table_answers
+from bytefit.audit.evidence import Evidence
+from bytefit.audit.findings import CLASSES
+from bytefit.audit.limits import check_limits
+from bytefit.audit.order import check_order
+from bytefit.audit.provenance import check_provenance
+from bytefit.cli import main
+from bytefit.data.shards import TokenStream
+from bytefit.errors import UserError
+from bytefit.quant.calibrate import CalibrationConfig, OwnText, TrainingText
+from bytefit.quant.crown import CrownQConfig
+from bytefit.recipes import find_recipe
+from bytefit.run.folder import RunFolder
+from bytefit.run.pipeline import run
+from bytefit.score.scorer import score
+from bytefit.score.windows import Full, Sliding
+from tests.conftest import ONE_RANK
+
+
+@pytest.fixture(scope="module")
+def finished(dataset, tmp_path_factory) -> RunFolder:
+    """A run of a system that adapts; tests read it and must not change it."""
+    out = tmp_path_factory.mktemp("runs") / "pr578"
+    recipe = find_recipe("pr578", "tiny")
+    recipe = dataclasses.replace(recipe, score=dataclasses.replace(recipe.score, max_bytes=6000, proof_bytes=500))
+    run(recipe, data=dataset.folder, out=out, resume=False, ranks=ONE_RANK)
+    return RunFolder(out)
+
+
+def verdicts(findings) -> dict[int, str]:
+    return {finding.number: finding.verdict for finding in findings}
+
+
+def test_an_honest_run_passes(finished, dataset, capsys) -> None:
+    findings = audit(finished, dataset)
+    assert [finding.number for finding in findings] == list(range(1, 41))
+    assert not [finding for finding in findings if finding.verdict == "fail"]
+    assert sum(finding.verdict == "pass" for finding in findings) >= 30
+    assert all(finding.evidence for finding in findings)
+    assert "0 fail" in as_text(findings)
+    capsys.readouterr()
+    assert main(["audit", str(finished.path), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [row["title"] for row in record] == list(CLASSES.values())
+    assert json.loads(finished.audit.read_text()) == record
+
+
+def test_a_run_without_adaptation_passes_too(tiny_run, dataset) -> None:
+    found = verdicts(audit(tiny_run, dataset))
+    assert "fail" not in found.values()
+    assert found[3] == found[10] == "not applicable"
+
+
+# Faults in the files of a run. Each plant changes a copy of the run; the audit must name the class.
+
+
+def edit(path, change) -> None:
+    record = json.loads(path.read_text())
+    change(record)
+    path.write_text(json.dumps(record))
+
+
+def scored_by(evidence: Evidence, protocol) -> None:
+    """The run's sliding score under another protocol."""
+    result = score(evidence.artifact.model, evidence.tokens, evidence.dataset.byte_table, protocol, evidence.artifact.model.cos.dtype)
+    edit(evidence.folder.score, lambda record: record.update(sliding=result.to_json()))
+
+
+def with_recipe(**changes):
+    def plant(evidence: Evidence) -> Evidence:
+        return dataclasses.replace(evidence, recipe=dataclasses.replace(evidence.recipe, **changes))
+
+    return plant
+
+
+def in_file(name: str, change):
+    def plant(evidence: Evidence) -> Evidence:
+        edit(getattr(evidence.folder, name), change)
+        return Evidence(evidence.folder, evidence.recipe, evidence.dataset)
+
+    return plant
+
+
+def calibrated_on_validation(evidence: Evidence) -> Evidence:
+    text = evidence.folder.path / "own.txt"
+    text.write_bytes(b"something else\n" + b"\n".join(evidence.dataset.val_documents()[:2]))
+    return with_recipe(calibrate=CalibrationConfig(source=OwnText(path=str(text)), windows=4))(evidence)
+
+
+def another_dataset(changes):
+    return lambda evidence: dataclasses.replace(evidence, dataset=dataclasses.replace(evidence.dataset, **changes(evidence.dataset)))
+
+
+def stream(tokens) -> TokenStream:
+    return TokenStream([np.asarray(tokens).astype(np.uint16)])
+
+
+def budget(change):
+    return lambda e: with_recipe(pack=dataclasses.replace(e.recipe.pack, budget_bytes=change(e.folder.artifact.stat().st_size)))(e)
+
+
+def by_the_clock(evidence: Evidence) -> Evidence:
+    train = dataclasses.replace(evidence.recipe.train, steps=None, seconds=4.0, reserve_seconds=0.0)
+    edit(evidence.folder.summary, lambda s: s["ledger"].update(train=4.0, calibrate=3.5))
+    return with_recipe(train=train, calibrate=CalibrationConfig(source=TrainingText(), windows=4))(evidence)
+
+
+def slow_scoring(evidence: Evidence) -> Evidence:
+    edit(evidence.folder.summary, lambda s: s["ledger"].update(score=320.0, adapt=300.0))
+    return with_recipe(size="full")(evidence)
+
+
+def tail(protocol):
+    def plant(evidence: Evidence) -> Evidence:
+        scored_by(evidence, protocol)
+        return Evidence(evidence.folder, evidence.recipe, evidence.dataset)
+
+    return plant
+
+
+def without(name: str):
+    def plant(evidence: Evidence) -> Evidence:
+        getattr(evidence.folder, name).unlink()
+        return Evidence(evidence.folder, evidence.recipe, evidence.dataset)
+
+    return plant
+
+
+def overlapping(dataset):
+    return {"train": stream(np.concatenate([dataset.train.all(), dataset.val.all()[: len(dataset.val) // 2]]))}
+
+
+def drop_bos(dataset):
+    tokens = dataset.val.all()
+    return {"val": stream(tokens[tokens != 1])}
+
+
+def normalised(dataset):
+    splits = dataset.record["splits"]
+    return {"record": dataset.record | {"splits": splits | {"val": splits["val"] | {"raw_bytes": 9}}}}
+
+
+def made_up(record) -> None:
+    record["sliding"]["blocks"][0][1] = 5.0
+
+
+def states_more(evidence: Evidence) -> Evidence:
+    return with_recipe(train=dataclasses.replace(evidence.recipe.train, crown_q=CrownQConfig()))(evidence)
+
+
+PLANTS = [
+    (check_order, 2, "a block is scored twice", in_file("score", lambda s: s["full"]["blocks"].append(s["full"]["blocks"][0]))),
+    (check_order, 11, "calibrated on validation text", calibrated_on_validation),
+    (check_order, 12, "the proof did not come back", in_file("proof", lambda p: p.update(restored=False))),
+    (check_order, 13, "the coder disagrees", in_file("proof", lambda p: p.update(holds=False, agreement=0.2))),
+    (check_counting, 15, "17 % more bytes", in_file("score", lambda s: s["sliding"].update(bytes=int(1.17 * s["sliding"]["bytes"])))),
+    (check_counting, 18, "9 % more bytes", in_file("score", lambda s: s["adapt"].update(bytes=int(1.0895 * s["adapt"]["bytes"])))),
+    (
+        check_counting, 19, "normalised text",
+        another_dataset(normalised),
+    ),
+    (check_counting, 20, "another dataset", in_file("score", lambda s: s.update(dataset_sha256="0" * 64))),
+    (check_counting, 21, "the tail left out", tail(Full(window=64, contest=True))),
+    (check_counting, 22, "the tail again and again", tail(Sliding(window=64, stride=8, contest=True))),
+    (check_counting, 23, "no BOS", another_dataset(drop_bos)),
+    (check_counting, 24, "overlap", another_dataset(overlapping)),
+    (check_counting, 25, "training on validation", another_dataset(lambda d: {"train": d.val})),
+    (check_limits, 26, "over the cap by one byte", budget(lambda size: size - 1)),
+    (check_limits, 27, "a MiB", budget(lambda size: 1 << 20)),
+    (check_limits, 27, "16 MiB at full size", lambda e: with_recipe(size="full")(budget(lambda size: 16 << 20)(e))),
+    (check_limits, 28, "another codec", lambda e: with_recipe(pack=dataclasses.replace(e.recipe.pack, codec="zlib"))(e)),
+    (check_limits, 30, "another artifact", in_file("score", lambda s: s.update(artifact_sha256="0" * 64))),
+    (check_limits, 30, "a score that was made up", in_file("score", made_up)),
+    (check_limits, 30, "another size", in_file("pack", lambda p: p.update(bytes=p["bytes"] - 100))),
+    (check_limits, 31, "calibration after the clock", by_the_clock),
+    (check_limits, 32, "slow scoring", slow_scoring),
+    (check_limits, 33, "adapting outside the timers", in_file("summary", lambda s: s["ledger"].pop("adapt"))),
+    (check_limits, 34, "another processor", in_file("summary", lambda s: s["hardware"].update(cpu="Fast 9000"))),
+    (
+        check_limits, 35, "packing outside the timers",
+        in_file("summary", lambda s: s["ledger"].update(fit=0.0, calibrate=0.0, encode=0.0, quantise=0.0)),
+    ),
+    (check_provenance, 39, "a technique that never ran", states_more),
+    (check_provenance, 39, "no learning", in_file("score", lambda s: s["adapt"].update(learned_steps=0))),
+    (check_provenance, 39, "another seed", in_file("summary", lambda s: s.update(seed=7))),
+    (check_provenance, 40, "no proof", without("proof")),
+    (check_provenance, 40, "no metrics", without("metrics")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("check", "number", "title", "plant"), PLANTS, ids=[f"{number} {title}" for _, number, title, _ in PLANTS])
+def test_planted_faults_are_named(finished, dataset, tmp_path, check, number, title, plant) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished.path, copy)
+    folder = RunFolder(copy)
+    honest = Evidence(folder, folder.read_recipe(), dataset)
+    found = verdicts(check(plant(honest)))
+    assert found[number] == "fail", title
+
+
+@pytest.mark.parametrize("fault", ["spaces twice", "byte pieces", "boundary"])
+def test_faults_in_a_table_of_bytes(dataset, fault) -> None:
+    """Classes 15 to 17, each named by its own answer and by no other."""
+    table, tokenizer = dataset.byte_table, dataset.tokenizer
+    assert all(answer.holds for answer in table_answers(table, tokenizer))
+    counted = table.base_bytes.copy()
+    spaced = [i for i, data in enumerate(tokenizer.token_bytes) if data.startswith(b" ") and i not in tokenizer.byte_ids]
+    if fault == "spaces twice":
+        counted[spaced] += 1
+    elif fault == "byte pieces":
+        counted[list(tokenizer.byte_ids)] = 3
+    else:
+        counted[spaced] -= 1
+    answers = table_answers(dataclasses.replace(table, base_bytes=counted), tokenizer)
+    assert [answer.holds for answer in answers] == [fault != name for name in ("spaces twice", "byte pieces", "boundary")]
+
+
+def test_the_command_says_which_classes_fail(finished, dataset, tmp_path, capsys) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished.path, copy)
+    edit(RunFolder(copy).score, lambda s: s.update(artifact_sha256="0" * 64))
+    assert main(["audit", str(copy)]) == 1
+    out, err = capsys.readouterr()
+    assert "FAIL  other bytes counted" in out
+    assert err.strip().splitlines()[-1] == "bytefit: the audit fails in 1 of 40 classes (30)"
+
+
+def test_a_run_that_is_not_finished(finished, dataset, tmp_path, capsys) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished.path, copy)
+    RunFolder(copy).score.unlink()
+    with pytest.raises(UserError, match=r"has no score.json yet; make it with: bytefit score"):
+        audit(RunFolder(copy), dataset)
+    assert main(["audit", str(tmp_path / "nowhere")]) == 2
