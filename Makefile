@@ -17,6 +17,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/bytefit run pocket --out runs/demo --resume
+	$(BIN)/bytefit audit runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

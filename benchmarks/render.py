@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
+from render_score import adapt_section
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -250,7 +251,10 @@ def main() -> None:
     if rate:
         lines += rate_section(rate, provenance, ROOT / "docs" / "pictures")
     if fit:
-        lines += fit_section(fit, provenance)
+        lines += fit_section(fit, read("fit_full"), provenance)
+    adapt = read("adapt")
+    if adapt:
+        lines += adapt_section(adapt, provenance)
     gptq, codec = read("gptq"), read("codec")
     if gptq:
         lines += gptq_section(gptq, provenance)

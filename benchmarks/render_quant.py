@@ -64,16 +64,18 @@ def rate_section(record: Record, provenance: Callable[[Record], str], pictures: 
         lines.append(f"![{title}](pictures/{name})")
     lines += [
         "",
-        f"Distance to the limit R* in bits a weight, between 2.5 and 6 bits (mean over points and {len(seeds)} seeds; worst point):",
+        f"Distance to the limit R* in bits a weight, at 2.5 to 6 bits and below (mean over points and {len(seeds)} seeds; worst point):",
         "",
-        "| scheme | " + " | ".join(dict.fromkeys(row["role"] for row in layers)) + " |",
-        "| --- | " + " | ".join("---:" for _ in dict.fromkeys(row["role"] for row in layers)) + " |",
+        "| scheme | " + " | ".join(f"{role}, 2.5 to 6 | {role}, below" for role in dict.fromkeys(row["role"] for row in layers)) + " |",
+        "| --- | " + " | ".join("---: | ---:" for _ in dict.fromkeys(row["role"] for row in layers)) + " |",
     ]
     for scheme in dict.fromkeys(row["scheme"] for row in layers):
         cells = []
         for role in dict.fromkeys(row["role"] for row in layers):
-            gaps = [row["gap"] for row in layers if row["scheme"] == scheme and row["role"] == role and 2.5 <= row["bits"] <= 6]
-            cells.append(f"{statistics.fmean(gaps):.3f} ({max(gaps):.3f})" if gaps else "–")
+            for low, high in ((2.5, 6.0), (0.0, 2.5)):
+                own = [row for row in layers if row["scheme"] == scheme and row["role"] == role]
+                gaps = [row["gap"] for row in own if low <= row["bits"] < high]
+                cells.append(f"{statistics.fmean(gaps):.3f} ({max(gaps):.3f})" if gaps else "–")
         lines.append(f"| {scheme} | " + " | ".join(cells) + " |")
     return [*lines, "", *_models(models, seeds, pictures)]
 
@@ -108,7 +110,8 @@ def _models(models: list[Record], seeds: list[int], pictures: Path) -> list[str]
     return [*lines, ""]
 
 
-def fit_section(record: Record, provenance: Callable[[Record], str]) -> list[str]:
+def fit_section(record: Record, full: Record | None, provenance: Callable[[Record], str]) -> list[str]:
+    """Lab rows of one record, rows at full size of another (whose own lab rows were timed while other work ran)."""
     lab = [row for row in record["rows"] if row["size"] == "lab"]
     lines = [
         "## The byte solver",
@@ -120,10 +123,16 @@ def fit_section(record: Record, provenance: Callable[[Record], str]) -> list[str
         f"{max(row['seconds'] for row in lab):.1f} s; {sum(row['decoded_alike'] for row in lab)} of {len(lab)} decode "
         "to the quantised tensors, twice.",
         "",
+    ]
+    if full is None:
+        return lines
+    lines += [
+        provenance(full) + " Untrained weights of the right shapes; other work ran beside some rows.",
+        "",
         "| recipe at full size | quantised as | bytes | of the budget | attempts | seconds | decodes alike |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]
-    for row in record["rows"]:
+    for row in full["rows"]:
         if row["size"] == "full":
             lines.append(
                 f"| {row['recipe']} | {row['quant']} | {row['bytes']:,} | {100 * row['share']:.3f} % | {row['attempts']} "

@@ -1,6 +1,5 @@
-import sys
-
 from bytefit.cli import main
+from bytefit.ranks import end_process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

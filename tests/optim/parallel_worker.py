@@ -11,7 +11,7 @@ from torch import nn
 from bytefit.model.roles import ParameterInfo, Role, parameter
 from bytefit.optim.groups import AdamConfig, MuonConfig, OptimizerConfig, Optimizers
 from bytefit.optim.muon import Muon
-from bytefit.ranks import Ranks, join_ranks, leave_ranks
+from bytefit.ranks import Ranks, end_process, join_ranks
 
 SHAPES = [(12, 8)] * 5 + [(8, 16)] * 2
 SHARDS = 4  # of the global batch
@@ -88,4 +88,4 @@ if __name__ == "__main__":
     if here.is_first:
         safetensors.torch.save_file({name: value.contiguous() for name, value in results.items()}, sys.argv[1])
     here.barrier()
-    leave_ranks()
+    end_process(0)

@@ -1,0 +1,40 @@
+"""The section of docs/results.md on protocols that learn; ``render.py`` puts it in its place."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+Record = dict[str, Any]
+
+
+def adapt_section(record: Record, provenance: Callable[[Record], str]) -> list[str]:
+    """Bits per byte and seconds of every protocol, against sliding windows over the same packed weights."""
+    rows: dict[str, list[Record]] = defaultdict(list)
+    for row in record["rows"]:
+        rows[row["name"]].append(row)
+    sliding = {row["run"]: row["bits_per_byte"] for row in rows["sliding"]}
+    train = statistics.median(row["train_seconds"] for row in record["rows"])
+    first = record["rows"][0]
+    lines = [
+        "## Learning while scoring",
+        "",
+        provenance(record),
+        f"`pocket` at lab size, packed into 1,000,000 bytes, {len(sliding)} seeds, {first['bytes']:,} bytes of validation text, windows of "
+        f"{first['protocol']['window']}. Differences are to sliding windows of the same file (mean over the seeds, smallest to largest; "
+        f"less is better). The models were trained for {train:.0f} s (median) on one thread. The contest's settings are those of their "
+        "recipes at lab size; nothing was tuned on this text.",
+        "",
+        "| protocol | bits per byte | against sliding | steps | seconds |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, found in rows.items():
+        gains = [row["bits_per_byte"] - sliding[row["run"]] for row in found]
+        lines.append(
+            f"| {name} | {statistics.fmean(row['bits_per_byte'] for row in found):.4f} "
+            f"| {statistics.fmean(gains):+.4f} ({min(gains):+.4f} to {max(gains):+.4f}) "
+            f"| {found[0]['learned_steps']:,} | {statistics.median(row['seconds'] for row in found):.0f} |"
+        )
+    return [*lines, ""]
