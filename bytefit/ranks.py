@@ -11,12 +11,14 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import NoReturn
 
 import torch
 import torch.distributed as dist
 
 Wait = Callable[[], object]
+PATIENCE = timedelta(hours=2)  # the others wait while the first rank packs
 
 
 def _nothing() -> None:
@@ -97,7 +99,7 @@ def join_ranks() -> Ranks:
     if not dist.is_torchelastic_launched():
         return Ranks(0, 1, "cuda" if cuda else "cpu")
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
+        dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     rank, world = dist.get_rank(), dist.get_world_size()
     if cuda:
         local = int(os.environ["LOCAL_RANK"])  # torchrun's own contract, not configuration of ours

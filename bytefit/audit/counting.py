@@ -10,6 +10,8 @@ from bytefit.audit.probes import Answer
 from bytefit.data.byte_table import ByteTable
 from bytefit.data.tokenizer import BOS_ID, SPACE_MARK, SentencePieceTokenizer, Tokenizer
 
+CONTEST_DOCUMENTS = 50_000  # of the contest's validation split
+
 
 def check_counting(run: Evidence) -> list[Finding]:
     spaces, pieces, boundary = table_answers(run.dataset.byte_table, run.dataset.tokenizer)
@@ -57,15 +59,16 @@ def table_answers(table: ByteTable, tokenizer: Tokenizer) -> tuple[Answer, Answe
 def _recount(run: Evidence) -> Answer:
     """Counted bytes against the text that the same tokens decode to."""
     real = len(run.dataset.tokenizer.decode(run.tokens.tolist()))
+    what = "in the text"
     claimed = {name: int(run.scores[name]["bytes"]) for name in run.scored}
     if not run.dataset.tokenizer.lossless:
         # The contest's rule counts a space where the detokeniser drops one only at a boundary; it is the table's own sum that must hold.
-        real = int(run.counts.sum())
+        real, what = int(run.counts.sum()), "by the contest's table, whose tokenizer does not give back every byte"
     wrong = {name: count for name, count in claimed.items() if count != real}
     if wrong:
         name, count = next(iter(wrong.items()))
-        return Answer(False, f"{name} divides by {count:,} bytes; the text has {real:,} ({count / real - 1:+.2%})")
-    return Answer(bool(claimed), f"{real:,} bytes counted, and as many in the text")
+        return Answer(False, f"{name} divides by {count:,} bytes; there are {real:,} {what} ({count / real - 1:+.2%})")
+    return Answer(bool(claimed), f"{real:,} bytes counted, and as many {what}")
 
 
 def _lossless(run: Evidence) -> Finding:
@@ -83,12 +86,15 @@ def _whole_split(run: Evidence) -> Finding:
     known = run.env.get("dataset_sha256"), run.scores.get("dataset_sha256")
     if any(sha is not None and sha != run.dataset.sha256 for sha in known):
         return failed(20, f"trained on dataset {known[0]}, scored on {known[1]}; here is {run.dataset.sha256}")
-    size, limit = int(run.counts.sum()), run.recipe.score.max_bytes
-    if limit is None:
-        return passed(20, f"the whole split, {size:,} bytes; every shard has the hash that it was built with")
-    return passed(
-        20, f"whole documents up to {limit:,} bytes, as the recipe says: {size:,}; every shard has the hash that it was built with"
-    )
+    size, limit, built = int(run.counts.sum()), run.recipe.score.max_bytes, bool(run.dataset.record)
+    if limit is not None and run.recipe.size == "full":
+        return failed(20, f"only {size:,} bytes are scored (score.max_bytes {limit:,}); the contest's size takes the whole split")
+    if not built:
+        starts = int((run.dataset.val.all() == BOS_ID).sum())
+        evidence = f"contest shards with {starts:,} documents, of {CONTEST_DOCUMENTS:,}; no hashes to compare with"
+        return judged(20, starts == CONTEST_DOCUMENTS, evidence) if run.recipe.size == "full" else skipped(20, evidence)
+    what = "the whole split" if limit is None else f"whole documents up to {limit:,} bytes, as the recipe says"
+    return passed(20, f"{what}: {size:,} bytes; the validation shards have the hashes that they were built with")
 
 
 def _tail(run: Evidence) -> tuple[Finding, Finding]:

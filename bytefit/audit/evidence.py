@@ -106,19 +106,18 @@ class Evidence:
         """The artifact's scores in score.json."""
         return [name for name in PROTOCOLS if name in self.scores]
 
-    def first_block_again(self) -> tuple[str, float, float] | None:
-        """The first block of targets scored again: (protocol, nats recorded, nats now); None where nothing was recorded.
+    def first_blocks_again(self) -> dict[str, tuple[int, float, float]]:
+        """The first block of every score of the artifact, scored again: (targets, nats recorded, nats now).
 
-        A beginning costs the same as in the whole text under protocols that do not learn.
+        A beginning costs the same as in the whole text; under ``Adapt`` the first block is the first chunk, before anything is learned.
         """
-        for name in ("sliding", "full"):
-            blocks = self.scores.get(name, {}).get("blocks")
-            if blocks:
-                targets, recorded, _ = blocks[0]
-                dtype = getattr(torch, self.scores[name]["dtype"])
-                again = target_nats(self.artifact.model, self.tokens[: targets + 1], self.protocol(name), dtype)
-                return name, recorded, float(again.sum())
-        return None
+        found = {}
+        for name in self.scored:
+            targets, recorded, _ = self.scores[name]["blocks"][0]
+            dtype = getattr(torch, self.scores[name]["dtype"])
+            again = target_nats(self.artifact.model, self.tokens[: targets + 1], self.protocol(name), dtype)
+            found[name] = targets, recorded, float(again.sum())
+        return found
 
     @cached_property
     def shared_documents(self) -> tuple[int, int]:

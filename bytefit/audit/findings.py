@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 Verdict = Literal["pass", "fail", "not applicable"]
 
-# Grouped as in docs/checklist.md, which says where each was seen.
+# In groups: order, counting, data, bytes, time, provenance.
 CLASSES: dict[int, str] = {
     1: "training on validation text before it is scored",
     2: "several passes over the split, the last or best one reported",

@@ -10,7 +10,7 @@ import torch
 
 from bytefit.audit.evidence import Evidence
 from bytefit.audit.findings import Finding, failed, judged, passed, skipped
-from bytefit.audit.probes import Answer, Scorer, documents_apart, future_change, prefix_alone, rows_sum_to_one
+from bytefit.audit.probes import Answer, Scorer, documents_apart, future_change, prefix_alone
 from bytefit.data.tokenizer import BOS_ID
 from bytefit.files import read_bytes
 from bytefit.quant.calibrate import OwnText
@@ -29,7 +29,7 @@ def check_order(run: Evidence) -> list[Finding]:
     scorers: dict[str, Scorer] = {name: _scorer(run, protocol) for name, protocol in small.items()}
     future = {name: future_change(scorer, tokens, vocab_size) for name, scorer in scorers.items()}
     prefix = {name: prefix_alone(scorer, tokens) for name, scorer in scorers.items() if not isinstance(small[name], Adapt)}
-    rows = _rows(run, tokens[: longest + 1])
+    rows = {name: read_from_rows(run, scorers[name], protocol, tokens) for name, protocol in small.items()}
     counted = _each_once(run)
     learns = any(isinstance(protocol, Adapt | DocumentLora) for protocol in small.values())
     no_learning = "no protocol of this run learns while it scores"
@@ -37,14 +37,8 @@ def check_order(run: Evidence) -> list[Finding]:
         _all(1, future),
         judged(2, counted.holds, counted.evidence),
         _all(3, future) if learns else skipped(3, no_learning),
-        _all(4, prefix | future),
-        judged(5, rows.holds, f"costs are read from whole distributions: {rows.evidence}"),
-        judged(6, rows.holds, rows.evidence),
-        judged(7, rows.holds, f"probabilities are over token ids: {rows.evidence}"),
-        _all(8, future),
-        judged(
-            9, rows.holds and all(answer.holds for answer in future.values()), "one model, one distribution a target; nothing is chosen"
-        ),
+        _all(4, {f"{name}, its beginning alone": answer for name, answer in prefix.items()} | future),
+        *(_all(number, rows) for number in (5, 6, 7, 8, 9)),
         skipped(10, "nothing is compiled or warmed up on validation text")
         if not learns
         else judged(10, _untouched(run, small), "the artifact's weights are the same before and after scoring"),
@@ -76,11 +70,23 @@ def _all(number: int, answers: dict[str, Answer]) -> Finding:
     return passed(number, f"{', '.join(answers)}: {answer.evidence}")
 
 
-def _rows(run: Evidence, tokens: np.ndarray) -> Answer:
-    ids = torch.from_numpy(tokens[None, :-1])
-    with torch.inference_mode():
-        logits = ModelPredictor(run.artifact.model, torch.float32).logits(ids, 0)
-    return rows_sum_to_one(torch.softmax(logits.double(), -1).numpy())
+def read_from_rows(run: Evidence, scorer: Scorer, protocol: ScoreProtocol, tokens: np.ndarray) -> Answer:
+    """Whether what the first targets cost is what distributions say that are made from the tokens before each target alone, and sum to one.
+
+    As far as nothing was learned yet; from there on the same code goes on with other weights.
+    """
+    plain = protocol.chunk_tokens if isinstance(protocol, Adapt | DocumentLora) else protocol.window
+    last = min(plain, protocol.window, len(tokens) - 1)
+    temperature = protocol.temperature if isinstance(protocol, Adapt | DocumentLora) else 1.0
+    predictor = ModelPredictor(run.artifact.model, torch.float32, temperature)
+    costs, worst, sums, vocab_size = scorer(tokens), 0.0, 0.0, run.dataset.tokenizer.vocab_size
+    for target in range(1, last + 1):
+        with torch.inference_mode():
+            row = torch.softmax(predictor.logits(torch.from_numpy(tokens[None, :target]), target - 1)[0, 0].double(), -1).numpy()
+        worst = max(worst, abs(float(costs[target - 1]) + float(np.log(row[tokens[target]]))))
+        sums = max(sums, abs(float(row.sum()) - 1))
+    evidence = f"{last} costs are those of distributions over {vocab_size} ids made without the target, within {worst:.1g} nats"
+    return Answer(worst <= 1e-3 and sums <= 1e-3, evidence)
 
 
 def _each_once(run: Evidence) -> Answer:
@@ -114,9 +120,10 @@ def _calibration(run: Evidence) -> Finding:
 def _training_data(run: Evidence) -> Finding:
     if not run.proof:
         return skipped(12, "no proof was made (score.proof_bytes is 0)")
-    return judged(
-        12, bool(run.proof["restored"]), f"{run.proof['bytes_in']:,} bytes were restored from the artifact and the compressed file alone"
-    )
+    if run.proof.get("artifact_sha256") != run.artifact.sha256:
+        return failed(12, f"proof.json is of artifact {str(run.proof.get('artifact_sha256'))[:12]}; here lies {run.artifact.sha256[:12]}")
+    evidence = f"{run.proof['bytes_in']:,} bytes were restored from this artifact and the compressed file alone"
+    return judged(12, bool(run.proof["restored"]), evidence)
 
 
 def _same_forward_pass(run: Evidence) -> Finding:

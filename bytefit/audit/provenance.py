@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from bytefit.audit.evidence import Evidence
 from bytefit.audit.findings import Finding, judged, skipped
+from bytefit.files import read_bytes
 
 FILES = ("recipe", "env", "metrics", "artifact", "pack", "score", "summary", "report")
 
@@ -12,17 +15,53 @@ def check_provenance(run: Evidence) -> list[Finding]:
     missing = [getattr(run.folder, name).name for name in FILES if not getattr(run.folder, name).exists()]
     if run.recipe.score.proof_bytes and not run.folder.proof.exists():
         missing.append(run.folder.proof.name)
-    several = "one run; bytefit compare looks at several"
-    inactive = [title for title, active in activity(run).items() if not active]
-    stated = ", ".join(activity(run)) or "no technique that could be inactive"
-    matches = not run.summary or (run.summary["recipe"], run.summary["seed"]) == (run.recipe.name, run.recipe.seed)
-    evidence = f"active: {stated}" if not inactive else f"stated and not active: {', '.join(inactive)}"
+    several = "one run says nothing of other seeds"
+    stated = activity(run)
+    wrong = [f"{title} is stated and was not active" for title, active in stated.items() if not active] + disagreements(run)
+    used = (run.state.get("average") or {}).get("used", "last")
+    evidence = (
+        f"active: {', '.join(stated) or 'nothing that could be inactive'}; packed weights: {used}; every figure follows from its files"
+    )
     return [
         skipped(36, f"seed {run.recipe.seed}; {several}"),
         skipped(37, several),
         skipped(38, several),
-        judged(39, not inactive and matches, evidence if matches else "summary.json is of another recipe or seed"),
+        judged(39, not wrong, "; ".join(wrong) or evidence),
         judged(40, not missing, f"missing: {', '.join(missing)}" if missing else "every file of a run is there"),
+    ]
+
+
+def disagreements(run: Evidence) -> list[str]:
+    """Figures that do not follow from what they are said to be made of, in words."""
+    found = []
+    for name, score in run.scores.items():
+        if not isinstance(score, dict):
+            continue
+        targets, nats, size = (sum(block[i] for block in score["blocks"]) for i in range(3))
+        if (targets, size) != (score["targets"], score["bytes"]) or not math.isclose(nats, score["nats"], rel_tol=1e-9):
+            found.append(f"the blocks of the score {name} do not sum to it")
+        if not math.isclose(score["bits_per_byte"], score["nats"] / math.log(2) / score["bytes"], rel_tol=1e-9):
+            found.append(f"bits_per_byte of the score {name} is not its nats over its bytes")
+    summary, scores = run.summary, run.scores
+    if not summary:
+        return found
+    wanted = {
+        "recipe": run.recipe.name,
+        "size": run.recipe.size,
+        "seed": run.recipe.seed,
+        "val_bpb": scores[run.recipe.score.headline]["bits_per_byte"],
+        "val_bpb_float": scores["float_full"]["bits_per_byte"],
+        "val_bpb_full": scores["full"]["bits_per_byte"],
+        "val_bpb_sliding": scores["sliding"]["bits_per_byte"],
+        "val_bpb_adapted": scores["adapt"]["bits_per_byte"] if "adapt" in scores else None,
+        "val_bytes": scores["full"]["bytes"],
+        "artifact_bytes": len(read_bytes(run.folder.artifact)),
+        "budget_bytes": run.recipe.pack.budget_bytes,
+        "steps": run.state.get("step"),
+        "dataset_sha256": run.dataset.sha256,
+    } | {f"proof_{key}": run.proof.get(key) for key in ("bytes_in", "bytes_out", "restored", "agreement")}
+    return found + [
+        f"summary.json says {key} {summary.get(key)}, its sources {value}" for key, value in wanted.items() if summary.get(key) != value
     ]
 
 
@@ -45,12 +84,7 @@ def activity(run: Evidence) -> dict[str, bool]:
     if run.recipe.calibrate is not None:
         found["calibration"] = run.folder.calibration.exists()
     if run.recipe.pack.quant.prune is not None:
-        found["pruning"] = _share_of_zeros(run) >= 0.9 * run.recipe.pack.quant.prune.share
+        found["pruning"] = run.pack.get("pruned", 0) > 0
     if score.adapt is not None:
         found["adaptation while scoring"] = run.scores.get("adapt", {}).get("learned_steps", 0) > 0
     return found
-
-
-def _share_of_zeros(run: Evidence) -> float:
-    matrices = [p for p in run.artifact.model.parameters() if p.ndim == 2 and p.numel()]
-    return float(sum(int((p == 0).sum()) for p in matrices)) / max(1, sum(p.numel() for p in matrices))

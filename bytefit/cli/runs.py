@@ -78,6 +78,8 @@ def do_pack(options: argparse.Namespace) -> None:
     recipe = apply_settings(recipe, settings)
     packed = pack_step(folder, recipe, dataset, Ledger())
     write_json(folder.recipe, to_json(recipe))
+    for of_another in (folder.score, folder.proof, folder.proof_text, folder.summary, folder.audit, folder.report):
+        of_another.unlink(missing_ok=True)
     size, budget = len(packed.data), recipe.pack.budget_bytes
     show_result(options, read_json(folder.pack), f"{folder.artifact}: {size:,} of {budget:,} bytes ({budget - size:,} left)")
 

@@ -17,7 +17,7 @@ from bytefit.errors import CheckFailed, UserError
 from bytefit.files import write_json
 from bytefit.ledger import Ledger
 from bytefit.ranks import join_ranks
-from bytefit.run.steps import check_fits, prove_step, score_step, val_tokens
+from bytefit.run.steps import agreed_dtype, check_fits, forget_progress, prove_step, score_step, val_tokens
 from bytefit.score.adapt import Adapt, DocumentLora
 from bytefit.score.coder import CodedProtocol
 from bytefit.score.compressed import default_protocol
@@ -103,15 +103,16 @@ def do_score(options: argparse.Namespace) -> None:
     check_fits(artifact, dataset)
     keep_freed_memory()
     protocol = protocol_of(artifact, options)
-    tokens, dtype = val_tokens(dataset, options.bytes), resolve_dtype("auto", ranks.device)
+    tokens, dtype = val_tokens(dataset, options.bytes), agreed_dtype("auto", ranks)
     key = {"artifact": artifact.sha256, "dataset": dataset.sha256, "targets": len(tokens) - 1, "dtype": str(dtype)}
-    journal = Journal(options.target.with_name(f".{options.target.name}.score.progress"), key | {"protocol": to_json(protocol)})
+    journal = Journal.of(options.target.parent, f"{options.target.name}.score", key | {"protocol": to_json(protocol)})
     stream = _streaming(options) if ranks.is_first else None
     watch = Watch(ranks=ranks, journal=journal, on_chunk=None if stream is None else lambda result: stream(None, result))
     result = score(artifact.model.to(ranks.device), tokens, dataset.byte_table, protocol, dtype, watch)
     if ranks.is_first:
         text = f"{result.bits_per_byte:.5f} bits per byte ({result.bytes:,} bytes, {result.targets:,} tokens, {result.seconds:.1f} s)"
         _show(options, result.to_json(), text)
+        journal.path.unlink(missing_ok=True)
 
 
 def _streaming(options: argparse.Namespace):  # type: ignore[no-untyped-def]
@@ -142,6 +143,7 @@ def _score_run(options: argparse.Namespace) -> None:
         return
     if options.bytes is None and options.data is None:  # else it is not the run's own score
         write_json(folder.score, record)
+    forget_progress(folder)
     lines = [f"{name}: {part['bits_per_byte']:.5f} bits per byte" for name, part in record.items() if isinstance(part, dict)]
     _show(options, record, "\n".join(lines))
 

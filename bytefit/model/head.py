@@ -69,7 +69,7 @@ class Head(nn.Module):
         if self.caps is None:
             return cap_logits(logits, self.softcap)
         positive, negative = self.caps
-        logits = logits.float()
+        logits = at_least_fp32(logits)
         bound = torch.where(logits > 0, positive, negative)
         return bound * torch.tanh(logits / bound)
 
@@ -84,13 +84,18 @@ class Head(nn.Module):
         return (capped.exp().sum(-1).log() - capped.gather(-1, targets_N[:, None]).squeeze(-1)).mean()
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """bf16 to fp32; a model that computes in float64 (tests) stays there."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def cap_logits(logits: Tensor, softcap: float | None) -> Tensor:
     """Logits in fp32, softly bounded to ±softcap by ``softcap * tanh(logits / softcap)``.
 
     Written with one exponential: a vectorised tanh made the loss three times as slow on CPUs. The clamp only keeps the
     exponential finite; the bound is reached to the last bit long before it.
     """
-    logits = logits.float()
+    logits = at_least_fp32(logits)
     if softcap is None:
         return logits
     return softcap - 2 * softcap / ((logits * (2 / softcap)).clamp(max=80.0).exp() + 1)

@@ -122,12 +122,14 @@ class QuantisedModel:
         gains: the other parameters: codes where they are rounded, else fp32.
         corrections: low-rank corrections by parameter name.
         floor_rows: how many rows a grid's floor binds.
+        pruned: how many weights were set to zero before they were rounded.
     """
 
     codes: dict[str, Codes]
     gains: dict[str, Codes | np.ndarray]
     corrections: dict[str, Correction]
     floor_rows: int
+    pruned: int = 0
 
     def weights(self, name: str) -> np.ndarray:
         """What a decoder will read back, float32."""
@@ -209,7 +211,7 @@ class Quantiser:
         if self.config.low_rank is not None:
             weights = {name: self.weights[name].numpy() for name in found}
             corrections = correct(weights, found, self.statistics, self.config.low_rank)
-        return QuantisedModel(found, self._gains(), corrections, floor_rows)
+        return QuantisedModel(found, self._gains(), corrections, floor_rows, sum(int((~keep).sum()) for keep in self.keep.values()))
 
     def _round_batch(self, names: list[str], dial: float) -> tuple[dict[str, Codes], int]:
         rule = self.rules[names[0]]

@@ -53,7 +53,7 @@ def pr1171(*, as_submitted: bool = False) -> Recipe:
             base.score,
             adapt=Adapt(
                 window=2048,
-                stride=32,
+                stride=64,
                 chunk_tokens=262_144,
                 optimizer=AdamW(lr=1e-4),
                 trains=Selection(last_blocks=2, roles=IN_BLOCKS, everywhere=("gain",) if as_submitted else ("gain", "head")),

@@ -22,6 +22,7 @@ from bytefit.run.steps import (
     compare_compressors,
     dataset_for,
     fit_recipe_to,
+    forget_progress,
     fresh,
     pack_step,
     prove_step,
@@ -76,6 +77,7 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
         record = score_step(folder, recipe, dataset, ledger, ranks)
         if ranks.is_first:
             write_json(folder.score, record)
+            forget_progress(folder)
             write_json(folder.ledger, ledger.seconds)
     if not ranks.is_first:
         return None

@@ -20,10 +20,10 @@ from bytefit.config import to_json
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.data.embedded import embedded_dataset
 from bytefit.data.tokenizer import BOS_ID
-from bytefit.dtypes import resolve_dtype
+from bytefit.dtypes import DtypeName, resolve_dtype
 from bytefit.errors import UserError
 from bytefit.files import read_bytes, write_bytes, write_json
-from bytefit.ledger import Ledger
+from bytefit.ledger import Entry, Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.optim.muon import ONE_RANK
 from bytefit.progress import progress_bar, say
@@ -175,6 +175,7 @@ def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
     write_bytes(folder.artifact, packed.data)
     record = {"bytes": len(packed.data), "budget": recipe.pack.budget_bytes, "parts": packed.parts, "dial": packed.dial}
     record |= {"attempts": packed.attempts, "zeroed": packed.zeroed, "floor_rows": packed.quantised.floor_rows}
+    record["pruned"] = packed.quantised.pruned
     write_json(folder.pack, record)
     return packed
 
@@ -207,21 +208,23 @@ def score_step(
 ) -> dict[str, Any]:
     """Score the float model (full) and the artifact (full, sliding, and adapting where the recipe says how), on all ranks.
 
-    A score that was stopped goes on where it was, from the progress file in the folder.
+    A score that was stopped goes on where it was, from the progress files in the folder; ``forget_progress`` removes them.
     """
     settings = recipe.score
-    dtype = resolve_dtype(recipe.train.dtype, ranks.device)
+    dtype = agreed_dtype(recipe.train.dtype, ranks)
     tokens = val_tokens(dataset, settings.max_bytes)
     artifact = load_artifact(folder.artifact)
     check_fits(artifact, dataset)
     known = {"artifact": artifact.sha256, "dataset": dataset.sha256, "targets": len(tokens) - 1, "dtype": str(dtype)}
 
     def run(name: str, model: LanguageModel, protocol: ScoreProtocol, title: str) -> Score:
-        journal = Journal(folder.path / f"score_{name}.progress", known | {"protocol": to_json(protocol)})
-        told = None if on_chunk is None else partial(on_chunk, name)
-        with ledger.measure("adapt" if name == "adapt" else "score"):
-            watch = Watch(title=title, ranks=ranks, journal=journal, on_chunk=told)
-            return score(model.to(ranks.device), tokens, dataset.byte_table, protocol, dtype, watch)
+        journal = Journal.of(folder.path, f"score_{name}", known | {"protocol": to_json(protocol)})
+        watch = Watch(title=title, ranks=ranks, journal=journal, on_chunk=None if on_chunk is None else partial(on_chunk, name))
+        entry: Entry = "adapt" if name == "adapt" else "score"
+        with ledger.measure(entry):
+            result = score(model.to(ranks.device), tokens, dataset.byte_table, protocol, dtype, watch)
+        ledger.add({entry: journal.earlier_seconds})
+        return result
 
     full, sliding = Full(window=settings.window), Sliding(window=settings.window, stride=settings.stride)
     scores = {
@@ -233,6 +236,18 @@ def score_step(
         scores["adapt"] = run("adapt", artifact.model, settings.adapt, "scoring the artifact, adapting")
     record: dict[str, Any] = {name: result.to_json() for name, result in scores.items()}
     return record | {"artifact_sha256": artifact.sha256, "dataset_sha256": dataset.sha256}
+
+
+def forget_progress(folder: RunFolder) -> None:
+    """Once score.json is written."""
+    Journal.clear(folder.path, "score_*")
+
+
+def agreed_dtype(name: DtypeName, ranks: Ranks) -> torch.dtype:
+    """The first rank's choice, on every rank: which one is faster is measured."""
+    mine = resolve_dtype(name, ranks.device)
+    (is_bf16,) = ranks.from_first([float(mine == torch.bfloat16)])
+    return torch.bfloat16 if is_bf16 else torch.float32
 
 
 def prove_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Proof:

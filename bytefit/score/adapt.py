@@ -108,14 +108,15 @@ class Adapt:
         epochs: passes over a chunk.
         batch_sequences: sequences of ``window`` tokens a step, on all ranks together.
         train_chunks: so many chunks are learned from; None all but the last.
-        schedule: of the rate over the chunks that are learned from: constant, or half a cosine down to nothing.
+        schedule: of the rate over chunks: constant, or half a cosine that ends at nothing with chunk ``train_chunks``, or the last one.
         within_chunk: over the steps of a chunk: constant, or half a cosine down to a tenth (PR #693's code).
         clip_norm: of the gradient; None never.
         ema_decay: score with an average of the weights that moves by ``1 - ema_decay`` after each chunk (PR #578).
         sam_radius: take the gradient where the loss is worst within this distance (sharpness-aware minimisation, arXiv 2010.01412).
         layer_rates: rates that differ from layer to layer.
         temperature: logits are divided by ``clamp(1 - (1 - temperature) (1 - H / ln V), 0.9, 1.05)`` with H their entropy (PR #606).
-        dtype: that learning computes in.
+        dtype: that learning computes in; ``auto`` is bf16 on GPUs and fp32 on CPUs, whichever is faster there, so that every decoder of
+            one class of machine learns alike.
     """
 
     window: int

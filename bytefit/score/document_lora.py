@@ -20,8 +20,9 @@ from bytefit.model.language_model import LanguageModel
 from bytefit.model.linear import Linear, Table
 from bytefit.model.roles import role_of
 from bytefit.progress import progress_bar
+from bytefit.ranks import Ranks
 from bytefit.score.adapt import DocumentLora
-from bytefit.score.harness import Watch, chunk_result
+from bytefit.score.harness import Running, Watch
 from bytefit.score.tape import Tape
 from bytefit.score.temperature import tempered
 from bytefit.score.windows import Window
@@ -132,47 +133,59 @@ def score_documents(model: LanguageModel, tapes: list[Tape], config: DocumentLor
     documents = [(tape, start, end) for tape in tapes for start, end in document_bounds(tape.tokens.numpy())]
     documents.sort(key=lambda document: document[2] - document[1])
     batches = [documents[first : first + config.batch_documents] for first in range(0, len(documents), config.batch_documents)]
-    ranks, steps = watch.ranks, 0
-    done = watch.journal.restore(tapes, None) if watch.journal is not None else 0
+    ranks, journal = watch.ranks, watch.journal
+    steps, done = 0, 0
+    if journal is not None:
+        done = journal.restore(tapes, None)
+        steps = journal.steps
+    so_far = Running(tapes, watch.counts)
     with progress_bar(total=sum(end - start - 1 for _, start, end in documents), desc=watch.title, unit=" tokens", unit_scale=True) as bar:
         bar.update(sum(int(tape.times.sum()) for tape in tapes))
-        for number in range(done, len(batches)):
-            batch = batches[number]
+        for first in range(done, len(batches), ranks.world):
+            round_of = batches[first : first + ranks.world]  # one batch a rank
             try:
-                costs, batch_steps = _costs(model, batch, config, dtype, mine=number % ranks.world == ranks.rank)
+                costs, new_steps = _costs(model, round_of, config, dtype, ranks)
             except KeyboardInterrupt:
-                if watch.journal is not None:
-                    watch.journal.save(tapes, None, number, ranks, now=True)
+                if journal is not None:
+                    journal.save(tapes, None, first, ranks, now=True)
                 raise
-            if ranks.world > 1:
-                whole = ranks.sum(torch.from_numpy(np.concatenate([*costs, [batch_steps]])).to(ranks.device)).cpu().numpy()
-                *costs, total_steps = np.split(whole, np.cumsum([len(part) for part in costs]))
-                batch_steps = int(total_steps[0])
-            steps += batch_steps
-            windows = [(tape, Window(start, start + 1, end - 1)) for tape, start, end in batch]
-            for (tape, window), nats in zip(windows, costs, strict=True):
-                if np.isnan(nats).any():
-                    raise UserError("the model gave NaN probabilities; its weights are damaged or adaptation made it diverge")
-                tape.book(window, nats)
-            result = chunk_result(number, len(batches), windows, costs, watch.counts)
-            if result.bits_per_byte is not None:
-                bar.set_postfix_str(f"{result.bits_per_byte:.4f} bits/byte", refresh=False)
-            bar.update(result.targets)
-            if watch.on_chunk is not None:
-                watch.on_chunk(result)
-            if watch.journal is not None:
-                watch.journal.save(tapes, None, number + 1, ranks)
+            steps += new_steps
+            for number, (batch, batch_costs) in enumerate(zip(round_of, costs, strict=True), start=first):
+                windows = [(tape, Window(start, start + 1, end - 1)) for tape, start, end in batch]
+                for (tape, window), nats in zip(windows, batch_costs, strict=True):
+                    if np.isnan(nats).any():
+                        raise UserError("the model gave NaN probabilities; its weights are damaged or adaptation made it diverge")
+                    tape.book(window, nats)
+                result = so_far.add(number, len(batches), [window for _, window in windows], batch_costs)
+                if result.bits_per_byte is not None:
+                    bar.set_postfix_str(f"{result.bits_per_byte:.4f} bits/byte", refresh=False)
+                bar.update(result.targets)
+                if watch.on_chunk is not None:
+                    watch.on_chunk(result)
+            if journal is not None:
+                journal.steps = steps
+                next_batch = first + len(round_of)
+                journal.save(tapes, None, next_batch, ranks, now=next_batch == len(batches))
     return steps
 
 
 def _costs(
-    model: LanguageModel, batch: list[tuple[Tape, int, int]], config: DocumentLora, dtype: torch.dtype, *, mine: bool
-) -> tuple[list[np.ndarray], int]:
-    """Nats of every target of every document, and the steps made; zeros where another rank computes them."""
-    costs = [np.zeros(end - start - 1) for _, start, end in batch]
-    if not mine:
-        return costs, 0
-    sequences = [tape.tokens[start:end] for tape, start, end in batch]
+    model: LanguageModel, batches: list[list[tuple[Tape, int, int]]], config: DocumentLora, dtype: torch.dtype, ranks: Ranks
+) -> tuple[list[list[np.ndarray]], int]:
+    """Nats of every target of every document of some batches, each computed by one rank, and the steps made."""
+    costs, steps = [[np.zeros(end - start - 1) for _, start, end in batch] for batch in batches], 0
+    if ranks.rank < len(batches):
+        steps = _batch_costs(model, [tape.tokens[start:end] for tape, start, end in batches[ranks.rank]], costs[ranks.rank], config, dtype)
+    if ranks.world > 1:
+        flat = [part for batch in costs for part in batch]
+        whole = ranks.sum(torch.from_numpy(np.concatenate([*flat, [float(steps)]])).to(ranks.device)).cpu().numpy()
+        parts = iter(np.split(whole[:-1], np.cumsum([len(part) for part in flat])[:-1]))
+        costs, steps = [[next(parts) for _ in batch] for batch in costs], int(whole[-1])
+    return costs, steps
+
+
+def _batch_costs(model: LanguageModel, sequences: list[Tensor], costs: list[np.ndarray], config: DocumentLora, dtype: torch.dtype) -> int:
+    """Fill in the nats of one batch; returns the steps made."""
     device = model.embedding.weight.device
     chunks = num_chunks(sequences, config)
     with DocumentLearner(model, config, len(sequences)) as learner:
@@ -185,4 +198,4 @@ def _costs(
                 part[:] = values[row, : len(part)]
             if chunk + 1 < chunks:
                 learner.learn(nats_BT, targets.to(device))
-        return costs, learner.steps
+        return learner.steps

@@ -88,6 +88,7 @@ def walk(predictor: Predictor, learner: Learns | None, tapes: list[Tape], protoc
     num_chunks = 1 + max(((len(tape.tokens) - 2) // size for tape in tapes), default=-1)
     journal = watch.journal
     done = journal.restore(tapes, learner) if journal is not None else 0
+    so_far = Running(tapes, watch.counts)
     with progress_bar(total=sum(map(len, chunks.values())), desc=watch.title, unit=" windows") as bar:
         bar.update(sum(len(chunks.get(chunk, ())) for chunk in range(done)))
         for chunk in range(done, num_chunks):
@@ -100,7 +101,7 @@ def walk(predictor: Predictor, learner: Learns | None, tapes: list[Tape], protoc
                 raise
             for (tape, window), nats in zip(work, costs, strict=True):
                 tape.book(window, nats)
-            result = chunk_result(chunk, num_chunks, work, costs, watch.counts)
+            result = so_far.add(chunk, num_chunks, [window for _, window in work], costs)
             if result.bits_per_byte is not None:
                 bar.set_postfix_str(f"{result.bits_per_byte:.4f} bits/byte", refresh=False)
             if watch.on_chunk is not None:
@@ -109,7 +110,25 @@ def walk(predictor: Predictor, learner: Learns | None, tapes: list[Tape], protoc
                 pieces = [chunk_piece(tape, len(tape.tokens), chunk, size) for tape in tapes]
                 learner.learn([piece for piece in pieces if piece is not None], chunk)
             if journal is not None:
-                journal.save(tapes, learner, chunk + 1, watch.ranks)
+                journal.save(tapes, learner, chunk + 1, watch.ranks, now=chunk + 1 == num_chunks)
+
+
+class Running:
+    """Totals of a walk, for its reports."""
+
+    def __init__(self, tapes: list[Tape], counts: np.ndarray | None):
+        self._counts = counts
+        self._nats = float(sum(tape.nats.sum() for tape in tapes))
+        self._bytes = 0 if counts is None else int((counts * tapes[0].times).sum())
+
+    def add(self, chunk: int, num_chunks: int, windows: list[Window], costs: list[np.ndarray]) -> ChunkResult:
+        """What is reported of a chunk whose costs are booked."""
+        targets, nats, size = sum(map(len, costs)), float(sum(part.sum() for part in costs)), 0
+        if self._counts is not None:
+            size = int(sum(self._counts[window.first - 1 : window.end].sum() for window in windows))
+        self._nats += nats
+        self._bytes += size
+        return ChunkResult(chunk, num_chunks, targets, nats, size, self._nats / math.log(2) / self._bytes if self._bytes else None)
 
 
 def _costs(predictor: Predictor, work: list[tuple[Tape, Window]], ranks: Ranks, tell: Callable[[int], object]) -> list[np.ndarray]:
@@ -149,17 +168,3 @@ def _batches(work: list[tuple[Tape, Window]], mine: range) -> list[list[int]]:
         else:
             batches.append([i])
     return batches
-
-
-def chunk_result(
-    chunk: int, num_chunks: int, work: list[tuple[Tape, Window]], costs: list[np.ndarray], counts: np.ndarray | None
-) -> ChunkResult:
-    """What is reported of a chunk once its costs are booked."""
-    targets, nats = sum(map(len, costs)), float(sum(part.sum() for part in costs))
-    if counts is None or not work:
-        return ChunkResult(chunk, num_chunks, targets, nats, 0, None)
-    tape = work[0][0]
-    num_bytes = int(sum(counts[window.first - 1 : window.end].sum() for _, window in work))
-    so_far = int((counts * tape.times).sum())
-    bits_per_byte = float(tape.nats.sum()) / math.log(2) / so_far if so_far else None
-    return ChunkResult(chunk, num_chunks, targets, nats, num_bytes, bits_per_byte)

@@ -12,7 +12,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from bytefit.dtypes import resolve_dtype
+from bytefit.dtypes import DtypeName, resolve_dtype
 from bytefit.model.language_model import LanguageModel
 from bytefit.model.roles import ParameterInfo
 from bytefit.ranks import Ranks
@@ -31,11 +31,12 @@ class Learner:
 
     def __init__(self, model: LanguageModel, config: Adapt, num_chunks: int, ranks: Ranks):
         self.model, self.config, self.ranks = model, config, ranks
-        self.learned_chunks = config.learned_chunks(num_chunks)
+        self.num_chunks, self.learned_chunks = num_chunks, config.learned_chunks(num_chunks)
         self.infos = config.trains.of(model)
         self.parameters = [info.parameter for info in self.infos]
         self.steps = 0
-        self._dtype = resolve_dtype(config.dtype, ranks.device)
+        auto: DtypeName = "bfloat16" if model.embedding.weight.is_cuda else "float32"
+        self._dtype = resolve_dtype(auto if config.dtype == "auto" else config.dtype, ranks.device)
         self._before = [p.detach().clone() for p in self.parameters]
         self._needed_gradient = [p.requires_grad for p in model.parameters()]
         # With an average, the model holds the average between two chunks, and these hold the weights that learn.
@@ -62,7 +63,7 @@ class Learner:
             average = [p.detach().clone() for p in self.parameters]
             _copy(self._live, self.parameters)
         batches = self._batches(pieces)
-        over_chunks = _half_cosine(chunk, self.learned_chunks) if self.config.schedule == "cosine" else 1.0
+        over_chunks = _half_cosine(chunk, self.config.train_chunks or self.num_chunks) if self.config.schedule == "cosine" else 1.0
         num_steps = self.config.epochs * len(batches)
         for step in range(num_steps):
             scale = over_chunks
@@ -130,7 +131,7 @@ class Learner:
     def state(self) -> dict[str, Tensor]:
         """Everything that the next chunk depends on, for a progress file."""
         tensors = {f"weights.{i}": p.detach().clone() for i, p in enumerate(self.parameters)}
-        tensors |= {f"live.{i}": w for i, w in enumerate(self._live)}
+        tensors |= {f"live.{i}": w for i, w in enumerate(self._live)} | {"steps": torch.tensor(self.steps)}
         for i, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": torch.as_tensor(value) for key, value in entry.items() if value is not None}
         return tensors
@@ -139,6 +140,7 @@ class Learner:
         """Raises KeyError or RuntimeError where they are not a learner's of this model."""
         _copy([tensors[f"weights.{i}"] for i in range(len(self.parameters))], self.parameters)
         self._live = [tensors[f"live.{i}"] for i in range(len(self._live))]
+        self.steps = int(tensors["steps"])
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):

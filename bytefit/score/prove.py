@@ -41,6 +41,7 @@ class Proof:
         coded_bits: of the text itself, without the file's header and checksum.
         scored_bits: what the scorer says for the same tokens under the same protocol.
         protocol: as JSON.
+        artifact_sha256: which artifact was proven.
     """
 
     bytes_in: int
@@ -51,6 +52,7 @@ class Proof:
     scored_bits: float
     seconds: float
     protocol: dict[str, Any]
+    artifact_sha256: str
 
     @property
     def agreement(self) -> float:
@@ -117,4 +119,5 @@ def prove(
         scored_bits=bits,
         seconds=time.perf_counter() - start,
         protocol=to_json(protocol),
+        artifact_sha256=artifact.sha256,
     )

@@ -54,7 +54,8 @@ class Score:
         targets: how many were scored; equals the sequence's length minus one, but under a contest's tail rule.
         bytes: bytes of text that the targets stand for.
         learned_steps: optimizer steps between chunks.
-        blocks: (targets, nats, bytes) of every ``BLOCK_TARGETS`` targets, so that a part can be checked without the whole.
+        blocks: (targets, nats, bytes) of every ``BLOCK_TARGETS`` targets, or of every chunk where that is less, so that a part can be
+            checked alone.
     """
 
     nats: float
@@ -92,19 +93,19 @@ def score(
     tape = new_tape(tokens, protocol)
     watch = replace(watch or Watch(), counts=counts)
     steps = score_tapes(model, [tape], protocol, dtype, watch)
-    if watch.journal is not None and watch.ranks.is_first:
-        watch.journal.remove()
     num_bytes = int((counts * tape.times).sum())
     if num_bytes == 0:
         raise UserError("the tokens to score stand for no text at all (only control ids), or are fewer than a window")
     nats, targets = float(tape.nats.sum()), int(tape.times.sum())
-    seconds = time.perf_counter() - start
-    return Score(nats, targets, num_bytes, protocol, dtype_name(dtype), seconds, steps, blocks_of(tape, counts))
+    earlier = watch.journal.earlier_seconds if watch.journal is not None else 0.0
+    seconds = earlier + time.perf_counter() - start
+    return Score(nats, targets, num_bytes, protocol, dtype_name(dtype), seconds, steps, blocks_of(tape, counts, protocol))
 
 
-def blocks_of(tape: Tape, counts: np.ndarray) -> list[tuple[int, float, int]]:
+def blocks_of(tape: Tape, counts: np.ndarray, protocol: ScoreProtocol) -> list[tuple[int, float, int]]:
     """See ``Score.blocks``."""
-    parts = [slice(start, start + BLOCK_TARGETS) for start in range(0, len(tape.nats), BLOCK_TARGETS)]
+    size = min(BLOCK_TARGETS, protocol.chunk_tokens) if isinstance(protocol, Adapt) else BLOCK_TARGETS
+    parts = [slice(start, start + size) for start in range(0, len(tape.nats), size)]
     return [(int(tape.times[p].sum()), float(tape.nats[p].sum()), int((counts[p] * tape.times[p]).sum())) for p in parts]
 
 

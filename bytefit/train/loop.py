@@ -35,6 +35,7 @@ from bytefit.ranks import Ranks
 from bytefit.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bytefit.train.choose import choose_weights, hold_out
 from bytefit.train.config import TrainConfig
+from bytefit.train.machine import describe_machine
 from bytefit.train.metrics import MetricsLog
 from bytefit.train.step import plans_of, warm_up
 
@@ -141,6 +142,7 @@ def train(
     stepper = warm_up(model, config, loader, ranks, dtype, muon_dtype, ledger)
     optimizers = Optimizers(config.optimizer, model.parameter_infos(), muon_dtype, ranks)
     averages = Averages(config.average, parameters) if config.average is not None else None
+    machine = describe_machine()
     position = Position()
     if checkpoint is not None:
         position = _restore(checkpoint, parameters, optimizers, averages)
@@ -156,7 +158,7 @@ def train(
         ledger.settle()
         spent = {entry: ledger.seconds[entry] for entry in LEDGER_ENTRIES}
         progress = {"step": position.step, "finished": finished, "position": asdict(position), "seed": seed, "seconds": spent}
-        progress |= {"dtype": dtype_name(dtype), "muon_dtype": dtype_name(muon_dtype)}
+        progress |= {"dtype": dtype_name(dtype), "muon_dtype": dtype_name(muon_dtype), "machine": machine}
         progress |= {"snapshots": averages.snapshots if averages else 0, "average": choice}
         weights = {name: p.detach() for name, p in parameters.items()}
         running = averages.tensors() if averages and not finished else {}

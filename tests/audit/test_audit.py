@@ -9,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
+from bytefit.audit import order
 from bytefit.audit.checklist import as_text, audit
 from bytefit.audit.counting import check_counting, table_answers
 from bytefit.audit.evidence import Evidence
@@ -112,8 +113,8 @@ def budget(change):
 
 
 def by_the_clock(evidence: Evidence) -> Evidence:
-    train = dataclasses.replace(evidence.recipe.train, steps=None, seconds=4.0, reserve_seconds=0.0)
-    edit(evidence.folder.summary, lambda s: s["ledger"].update(train=4.0, calibrate=3.5))
+    train = dataclasses.replace(evidence.recipe.train, steps=None, seconds=600.0, reserve_seconds=0.0)
+    edit(evidence.folder.summary, lambda s: s["ledger"].update(train=599.7, calibrate=6.9))
     return with_recipe(train=train, calibrate=CalibrationConfig(source=TrainingText(), windows=4))(evidence)
 
 
@@ -178,7 +179,6 @@ PLANTS = [
     (check_counting, 24, "overlap", another_dataset(overlapping)),
     (check_counting, 25, "training on validation", another_dataset(lambda d: {"train": d.val})),
     (check_limits, 26, "over the cap by one byte", budget(lambda size: size - 1)),
-    (check_limits, 27, "a MiB", budget(lambda size: 1 << 20)),
     (check_limits, 27, "16 MiB at full size", lambda e: with_recipe(size="full")(budget(lambda size: 16 << 20)(e))),
     (check_limits, 28, "another codec", lambda e: with_recipe(pack=dataclasses.replace(e.recipe.pack, codec="zlib"))(e)),
     (check_limits, 30, "another artifact", in_file("score", lambda s: s.update(artifact_sha256="0" * 64))),
@@ -194,6 +194,13 @@ PLANTS = [
     ),
     (check_provenance, 39, "a technique that never ran", states_more),
     (check_provenance, 39, "no learning", in_file("score", lambda s: s["adapt"].update(learned_steps=0))),
+    (check_order, 12, "a proof of another artifact", in_file("proof", lambda p: p.update(artifact_sha256="0" * 64))),
+    (check_limits, 30, "adaptation that was made up", in_file("score", lambda s: s["adapt"]["blocks"][0].__setitem__(1, 5.0))),
+    (check_provenance, 39, "half the nats", in_file("score", lambda s: s["adapt"].update(nats=s["adapt"]["nats"] / 2))),
+    (check_provenance, 39, "a better figure", in_file("score", lambda s: s["sliding"].update(bits_per_byte=0.9))),
+    (check_provenance, 39, "a better headline", in_file("summary", lambda s: s.update(val_bpb=0.5))),
+    (check_provenance, 39, "a smaller artifact", in_file("summary", lambda s: s.update(artifact_bytes=1))),
+    (check_counting, 20, "a part of the split at full size", with_recipe(size="full")),
     (check_provenance, 39, "another seed", in_file("summary", lambda s: s.update(seed=7))),
     (check_provenance, 40, "no proof", without("proof")),
     (check_provenance, 40, "no metrics", without("metrics")),
@@ -208,6 +215,23 @@ def test_planted_faults_are_named(finished, dataset, tmp_path, check, number, ti
     honest = Evidence(folder, folder.read_recipe(), dataset)
     found = verdicts(check(plant(honest)))
     assert found[number] == "fail", title
+
+
+@pytest.mark.parametrize(
+    ("numbers", "cheat"),
+    [
+        ((1, 3, 4), lambda real, tokens: real(tokens) - 0.01 * np.arange(len(tokens) - 1)[::-1] * (tokens[-1] % 2)),  # looks ahead
+        ((4,), lambda real, tokens: real(tokens) * (1 - 0.001 * len(tokens))),  # depends on how long the text is
+        ((5, 6, 7, 8, 9), lambda real, tokens: real(tokens) - np.log(2)),  # twice the probability
+        ((5, 6, 7, 8, 9), lambda real, tokens: np.where(tokens[1:] % 3 == 0, 0.5, 1.0) * real(tokens)),  # a gate on the target
+    ],
+)
+def test_a_dishonest_scorer_is_named(finished, dataset, monkeypatch, numbers, cheat) -> None:
+    """Classes 1 to 9 with the run's own scorer replaced."""
+    real = order.target_nats
+    monkeypatch.setattr(order, "target_nats", lambda model, tokens, *rest: cheat(lambda t: real(model, t, *rest), tokens))
+    found = verdicts(check_order(Evidence(finished, finished.read_recipe(), dataset)))
+    assert all(found[number] == "fail" for number in numbers), found
 
 
 @pytest.mark.parametrize("fault", ["spaces twice", "byte pieces", "boundary"])

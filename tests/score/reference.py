@@ -73,8 +73,9 @@ def adapt(model, tokens: list[int], protocol, trains: list) -> list[float]:
         steps = config.epochs * len(batches)
         for step in range(steps):
             scale = 1.0
-            if config.schedule == "cosine" and learned > 1:
-                scale = 0.5 * (1 + math.cos(math.pi * chunk / (learned - 1)))
+            span = num_chunks if config.train_chunks is None else config.train_chunks
+            if config.schedule == "cosine" and span > 1:
+                scale = 0.5 * (1 + math.cos(math.pi * chunk / (span - 1)))
             if config.within_chunk == "cosine" and steps > 1:
                 scale *= 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / (steps - 1)))
             batch = batches[step % len(batches)]
@@ -98,7 +99,7 @@ def adapt(model, tokens: list[int], protocol, trains: list) -> list[float]:
                     p.data.copy_(w)
             if config.clip_norm is not None:
                 norm = math.sqrt(sum(float((g**2).sum()) for g in grads))
-                grads = [g * min(1.0, config.clip_norm / norm) for g in grads]
+                grads = [g * min(1.0, config.clip_norm / (norm + 1e-6)) for g in grads]  # as PyTorch does
             updates += 1
             rate = config.optimizer.lr * scale
             for i, (p, g) in enumerate(zip(trains, grads, strict=True)):

@@ -18,6 +18,7 @@ from bytefit.artifact.load import load_artifact
 from bytefit.cli import main
 from bytefit.errors import UserError
 from bytefit.score import harness
+from bytefit.score import journal as journal_file
 from bytefit.score.adapt import AdamW, Adapt, DocumentLora, Sgd
 from bytefit.score.compressed import compress, decompress, default_protocol
 from bytefit.score.harness import Watch
@@ -53,7 +54,7 @@ def on_ranks(tmp_path_factory):
 def test_any_number_of_ranks_gives_the_same_scores(on_ranks, world, name) -> None:
     one, many = on_ranks[1], on_ranks[world]
     assert float((one[f"{name}.nats"] - many[f"{name}.nats"]).abs().max()) < 2e-4
-    assert float(one[f"{name}.nats"].mean() - many[f"{name}.nats"].mean()) == pytest.approx(0, abs=1e-6)
+    assert float(one[f"{name}.nats"].mean() - many[f"{name}.nats"].mean()) == pytest.approx(0, abs=1e-5)  # Adam magnifies the last bits
     assert torch.equal(one[f"{name}.times"], many[f"{name}.times"])
     if isinstance(PROTOCOLS[name], Adapt):
         assert int(one[f"{name}.steps"]) == int(many[f"{name}.steps"]) > 0
@@ -74,7 +75,7 @@ def test_the_contests_sliding_rule(num_tokens, stride) -> None:
         want.append((start, [start + i + 1 for i in range(scored_from, end - start)]))
     got = Sliding(window=window, stride=stride, contest=True).windows(num_tokens)
     assert [(w.start, list(range(w.first, w.end + 1))) for w in got] == want
-    if n > window:
+    if n > window and stride < window:
         times = np.bincount([t for _, targets in want for t in targets], minlength=num_tokens)
         assert times[-1] > 1
         assert (times[1:] >= 1).all()
@@ -116,6 +117,7 @@ PROGRESS["documents"] = DocumentLora(window=8, chunk_tokens=4, lr=0.02, batch_do
 def test_a_score_that_was_stopped_goes_on(tiny_model, tokens, dataset, tmp_path, name, how, monkeypatch, capsys) -> None:
     """To the same bits: whether it was stopped by Ctrl-C or killed after its last save."""
     monkeypatch.setattr(harness, "CHUNK_TARGETS", 16)
+    monkeypatch.setattr(journal_file, "PATIENCE", 0)
     protocol, key = PROGRESS[name], {"artifact": "a"}
     whole = score(tiny_model, tokens, dataset.byte_table, protocol, torch.float32)
     seen = []
@@ -153,10 +155,15 @@ def test_a_score_that_was_stopped_goes_on(tiny_model, tokens, dataset, tmp_path,
     again = score(
         tiny_model, tokens, dataset.byte_table, protocol, torch.float32, Watch(journal=Journal(tmp_path / "p", key), on_chunk=stop_at(99))
     )
-    assert (again.nats, again.bytes, again.blocks) == (whole.nats, whole.bytes, whole.blocks)
+    assert dataclasses.replace(again, seconds=0.0) == dataclasses.replace(whole, seconds=0.0)
     assert seen[0] == 2
     assert "going on with the score" in capsys.readouterr().err
-    assert not journal.path.exists()
+    seen.clear()
+    done = Journal(tmp_path / "p", key)  # a finished one has nothing left to do, and knows how long it took
+    finished = score(tiny_model, tokens, dataset.byte_table, protocol, torch.float32, Watch(journal=done, on_chunk=stop_at(99)))
+    assert finished.nats == whole.nats
+    assert seen == []
+    assert 0 < done.earlier_seconds <= finished.seconds
 
 
 @pytest.mark.parametrize(
@@ -170,6 +177,7 @@ def test_a_score_that_was_stopped_goes_on(tiny_model, tokens, dataset, tmp_path,
 )
 def test_a_progress_file_that_does_not_fit_is_said_so(tiny_model, tokens, dataset, tmp_path, damage, message, monkeypatch, capsys) -> None:
     monkeypatch.setattr(harness, "CHUNK_TARGETS", 16)
+    monkeypatch.setattr(journal_file, "PATIENCE", 0)
     path, protocol = tmp_path / "p", Sliding(window=8, stride=3)
 
     def stop(result):
@@ -185,6 +193,25 @@ def test_a_progress_file_that_does_not_fit_is_said_so(tiny_model, tokens, datase
     result = score(tiny_model, tokens, dataset.byte_table, protocol, torch.float32, Watch(journal=Journal(path, key)))
     assert result.nats == score(tiny_model, tokens, dataset.byte_table, protocol, torch.float32).nats
     assert message in capsys.readouterr().err
+
+
+def test_a_score_goes_on_where_no_progress_can_be_kept(tiny_model, tokens, dataset, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(harness, "CHUNK_TARGETS", 16)
+    (tmp_path / "file").write_text("")
+    journal = Journal(tmp_path / "file" / "p", {}, every_seconds=0.0)
+    result = score(tiny_model, tokens, dataset.byte_table, Sliding(window=8, stride=3), torch.float32, Watch(journal=journal))
+    assert result.targets == len(tokens) - 1
+    assert capsys.readouterr().err.count("the progress of this score is not kept: cannot write") == 1
+
+
+def test_scores_do_not_share_their_progress(tmp_path) -> None:
+    one, other = (Journal.of(tmp_path, "m.score", {"artifact": "a", "window": window}) for window in (8, 16))
+    assert one.path != other.path
+    assert one.path == Journal.of(tmp_path, "m.score", {"window": 8, "artifact": "a"}).path
+    for journal in (one, other, Journal.of(tmp_path, "other.score", {})):
+        journal.path.write_text("")
+    Journal.clear(tmp_path, "m.score")
+    assert [path.name.split(".")[1] for path in tmp_path.iterdir()] == ["other"]
 
 
 # Proofs with adaptation
@@ -251,7 +278,9 @@ def test_score_streams_its_chunks(tiny_run, dataset, capsys) -> None:
 
 
 def test_ctrl_c_while_scoring(tiny_run, dataset, capsys, monkeypatch) -> None:
-    progress = tiny_run.artifact.with_name(".model.bytefit.score.progress")
+    def progress():
+        return list(tiny_run.path.glob(".model.bytefit.score.*.progress"))
+
     real, calls = harness._costs, []
 
     def interrupted(*arguments):
@@ -264,11 +293,11 @@ def test_ctrl_c_while_scoring(tiny_run, dataset, capsys, monkeypatch) -> None:
     monkeypatch.setattr(harness, "CHUNK_TARGETS", 2000)
     common = ("score", tiny_run.artifact, "--data", dataset.folder, "--protocol", "full", "--json")
     assert run(capsys, *common)[0] == 130
-    assert progress.exists()
+    assert len(progress()) == 1
     code, out, err = run(capsys, *common)
     assert code == 0
     assert "2 chunks are done" in err
-    assert not progress.exists()
+    assert not progress()
     assert json.loads(out.splitlines()[0])["chunk"] == 2
 
 
