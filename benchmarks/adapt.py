@@ -59,7 +59,7 @@ def protocols(window: int, stride: int) -> dict[str, ScoreProtocol]:
     }
 
 
-def measure(path: Path, dataset: Dataset, max_bytes: int) -> list[dict[str, Any]]:
+def measure(path: Path, dataset: Dataset, max_bytes: int, only: list[str] | None) -> list[dict[str, Any]]:
     folder = RunFolder(path)
     recipe = folder.read_recipe()
     if not folder.artifact.exists():
@@ -68,6 +68,8 @@ def measure(path: Path, dataset: Dataset, max_bytes: int) -> list[dict[str, Any]
     tokens = val_tokens(dataset, max_bytes)
     rows = []
     for name, protocol in protocols(recipe.score.window, recipe.score.stride).items():
+        if only is not None and name not in only:
+            continue
         result = score(load_artifact(folder.artifact).model, tokens, dataset.byte_table, protocol, dtype)
         row = {"run": path.name, "seed": recipe.seed, "name": name, "protocol": to_json(protocol), "bytes": result.bytes}
         row |= {"bits_per_byte": result.bits_per_byte, "seconds": result.seconds, "learned_steps": result.learned_steps}
@@ -81,13 +83,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="dataset folder")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders of finished training, one a seed")
     parser.add_argument("--max-bytes", type=int, default=1_000_000, help="of validation text")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the protocols (default: all)")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/adapt.json"))
     options = parser.parse_args()
     made_by, dataset = provenance(), open_dataset(options.data)
     record: dict[str, Any] = made_by | {"benchmark": "adapt", "dataset_sha256": dataset.sha256, "rows": []}
     for path in options.runs:
         train_seconds = read_json(path / "checkpoint" / "state.json")["seconds"]["train"]
-        record["rows"] += [row | {"train_seconds": train_seconds} for row in measure(path, dataset, options.max_bytes)]
+        record["rows"] += [row | {"train_seconds": train_seconds} for row in measure(path, dataset, options.max_bytes, options.only)]
         write(options.out, record)
 
 

@@ -18,6 +18,7 @@ from bytefit.audit.limits import check_limits
 from bytefit.audit.order import check_order
 from bytefit.audit.provenance import check_provenance
 from bytefit.cli import main
+from bytefit.config import to_json
 from bytefit.data.shards import TokenStream
 from bytefit.errors import UserError
 from bytefit.quant.calibrate import CalibrationConfig, OwnText, TrainingText
@@ -25,6 +26,8 @@ from bytefit.quant.crown import CrownQConfig
 from bytefit.recipes import find_recipe
 from bytefit.run.folder import RunFolder
 from bytefit.run.pipeline import run
+from bytefit.score.adapt import DocumentLora
+from bytefit.score.learner import Learner
 from bytefit.score.scorer import score
 from bytefit.score.windows import Full, Sliding
 from tests.conftest import ONE_RANK
@@ -232,6 +235,26 @@ def test_a_dishonest_scorer_is_named(finished, dataset, monkeypatch, numbers, ch
     monkeypatch.setattr(order, "target_nats", lambda model, tokens, *rest: cheat(lambda t: real(model, t, *rest), tokens))
     found = verdicts(check_order(Evidence(finished, finished.read_recipe(), dataset)))
     assert all(found[number] == "fail" for number in numbers), found
+
+
+def test_weights_that_scoring_leaves_changed_are_named(finished, dataset, monkeypatch) -> None:
+    """Class 10: as a warm-up on validation tokens would leave them."""
+    assert verdicts(check_order(Evidence(finished, finished.read_recipe(), dataset)))[10] == "pass"
+    monkeypatch.setattr(Learner, "__exit__", lambda self, *error: None)
+    assert verdicts(check_order(Evidence(finished, finished.read_recipe(), dataset)))[10] == "fail"
+
+
+def test_documents_that_are_not_apart_are_named(finished, dataset, tmp_path, monkeypatch) -> None:
+    """Class 14, where a protocol says that they are."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished.path, copy)
+    folder = RunFolder(copy)
+    protocol = DocumentLora(window=64, chunk_tokens=32, lr=0.002)
+    edit(folder.score, lambda record: record["adapt"].update(protocol=to_json(protocol)))
+    assert verdicts(check_order(Evidence(folder, folder.read_recipe(), dataset)))[14] == "pass"
+    real = order.target_nats
+    monkeypatch.setattr(order, "target_nats", lambda model, tokens, _, dtype: real(model, tokens, Sliding(window=64, stride=8), dtype))
+    assert verdicts(check_order(Evidence(folder, folder.read_recipe(), dataset)))[14] == "fail"
 
 
 @pytest.mark.parametrize("fault", ["spaces twice", "byte pieces", "boundary"])
