@@ -254,7 +254,7 @@ def main() -> None:
         lines += fit_section(fit, read("fit_full"), provenance)
     adapt = read("adapt")
     if adapt:
-        lines += adapt_section(adapt, provenance)
+        lines += adapt_section(adapt, read("adapt_1mb"), provenance)
     gptq, codec = read("gptq"), read("codec")
     if gptq:
         lines += gptq_section(gptq, provenance)

@@ -10,7 +10,7 @@ from typing import Any
 Record = dict[str, Any]
 
 
-def adapt_section(record: Record, provenance: Callable[[Record], str]) -> list[str]:
+def adapt_section(record: Record, larger: Record | None, provenance: Callable[[Record], str]) -> list[str]:
     """Bits per byte and seconds of every protocol, against sliding windows over the same packed weights."""
     rows: dict[str, list[Record]] = defaultdict(list)
     for row in record["rows"]:
@@ -37,4 +37,11 @@ def adapt_section(record: Record, provenance: Callable[[Record], str]) -> list[s
             f"| {statistics.fmean(gains):+.4f} ({min(gains):+.4f} to {max(gains):+.4f}) "
             f"| {found[0]['learned_steps']:,} | {statistics.median(row['seconds'] for row in found):.0f} |"
         )
+    if larger is not None:
+        rows_1mb = larger["rows"]
+        found = "; ".join(f"{row['name']} {row['bits_per_byte']:.4f} in {row['seconds']:.0f} s" for row in rows_1mb)
+        lines += [
+            "",
+            f"{provenance(larger)} The same model (seed {rows_1mb[0]['seed']}) on {rows_1mb[0]['bytes']:,} bytes: {found}.",
+        ]
     return [*lines, ""]
