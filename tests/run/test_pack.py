@@ -28,7 +28,7 @@ from bytefit.run.steps import calibrate_step, pack_step, trained_model
 
 GPTQ = MatrixQuant(grid=integer_grid(6), rounding=Gptq())
 EQUAL = MatrixQuant(grid=EqualDamageGrid())
-PACK_KEYS = {"bytes", "budget", "parts", "dial", "attempts", "zeroed", "floor_rows"}
+PACK_KEYS = {"bytes", "budget", "parts", "dial", "attempts", "zeroed", "floor_rows", "pruned"}
 
 
 def everywhere(quant: MatrixQuant, **others: object) -> QuantConfig:
