@@ -46,7 +46,7 @@ class Journal:
     steps: int = 0
     earlier_seconds: float = 0.0
     _started: float = field(default_factory=time.monotonic)
-    _next: float = field(default_factory=lambda: time.monotonic())
+    _next: float = 0.0
     _can_write: bool = True
 
     def __post_init__(self) -> None:

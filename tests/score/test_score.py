@@ -25,6 +25,7 @@ from bytefit.score.generate import generate
 from bytefit.score.prove import cut_documents, prove
 from bytefit.score.scorer import score, target_nats
 from bytefit.score.windows import Full, Sliding
+from tests.score import reference
 
 CONFIG = ModelConfig(
     vocab_size=61,
@@ -76,6 +77,19 @@ def test_score_equals_one_token_at_a_time(model, protocol) -> None:
             with torch.no_grad():
                 logits = model.logits(torch.from_numpy(tokens[None, w.start : t]))[0, -1].double()
             assert nats[t - 1] == pytest.approx(-float(torch.log_softmax(logits, -1)[tokens[t]]), abs=1e-5)
+
+
+@pytest.mark.parametrize("protocol", [Full(window=16), Full(window=7), Sliding(window=16, stride=4), Sliding(window=9, stride=9)])
+def test_score_equals_one_token_at_a_time_in_float64(model, protocol) -> None:
+    """The same with a head written out by hand, to 1e-6 for every target."""
+    tokens = np.random.default_rng(0).integers(0, 61, 75)
+    slow = reference.double(model)
+    nats = target_nats(slow, tokens, protocol, torch.float64)
+    for w in protocol.windows(len(tokens)):
+        for t in range(w.first, w.end + 1):
+            with torch.no_grad():
+                log_p = reference.log_probabilities(slow, tokens[w.start : t].tolist())
+            assert nats[t - 1] == pytest.approx(-float(log_p[tokens[t]]), abs=1e-6)
 
 
 def test_score_counts_the_splits_own_bytes(tiny_run, dataset) -> None:
