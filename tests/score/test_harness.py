@@ -237,6 +237,18 @@ def test_proof_while_learning(tiny_run, tmp_path, protocol) -> None:
     assert abs(proof.coded_bits - plain.coded_bits) > 0.005 * plain.coded_bits  # learning changes the file
 
 
+def test_the_coder_has_the_scorers_temperature(tiny_run, tmp_path) -> None:
+    """Their bits agree under it, and would not if one of the two left it out."""
+    documents = cut_documents([text.encode() for text in make_documents(20, seed=9)], 8_000)
+    plain, proof = (
+        prove(tiny_run.artifact, documents, tmp_path / "proof", torch.float32, dataclasses.replace(ADAPT, chunk_tokens=512, temperature=t))
+        for t in (1.0, 0.9)
+    )
+    assert proof.restored
+    assert abs(proof.coded_bits - proof.scored_bits) < 0.001 * proof.scored_bits + 64
+    assert abs(proof.scored_bits - plain.scored_bits) > 0.003 * plain.scored_bits + 64
+
+
 def test_a_decoder_that_does_not_learn_restores_nothing(tiny_run, monkeypatch) -> None:
     from bytefit.score.learner import Learner
 
