@@ -12,8 +12,8 @@ weights in the shapes of a full-size contest model, where the seconds are measur
   buckets of the product of a row's and a column's root mean square (a quarter of an octave wide, shared by a role's matrices). With few
   codes in a histogram the plain figure is too low, for it fits the sample; ``corrected`` is after Miller and Madow: half a nat for every
   value seen but one is added, which for 192 codes a row is most of what is missing.
-* ``scales told`` is no histogram: each code is a rounded normal number whose standard deviation is a row factor times a column factor, fitted
-  to the matrix itself and told for nothing. What a memoryless coder of such weights could save at the very most.
+* ``scales told`` is no histogram: each code is a rounded normal number whose standard deviation is a row factor times a column factor,
+  fitted to the matrix itself and told for nothing. What a memoryless coder of such weights could save at the very most.
 
 nncodec runs in an environment of its own (see benchmarks/peers/README.md) and is skipped where that is not there.
 
@@ -304,8 +304,8 @@ def verdicts_of(row: dict[str, Any]) -> list[str]:
         f"smallest of all coders{without}: {answer(over[first] < 1)} (ours / {first}: {over[first]:.4f})",
         f"at or below the memoryless entropy of each row: {answer(over['row, corrected'] <= 1)} ({over['row, corrected']:.4f}; "
         f"plain, which is too low: {answer(over['row'] <= 1)}, {over['row']:.4f})",
-        f"at least 2 % under the best general-purpose one: {answer(over[best] <= 0.98)} (ours / {best}: {over[best]:.4f}; a memoryless coder "
-        f"that is told the scale of every row and column for nothing: {over[best] / over[TOLD]:.4f})",
+        f"at least 2 % under the best general-purpose one: {answer(over[best] <= 0.98)} (ours / {best}: {over[best]:.4f}; a memoryless "
+        f"coder that is told the scale of every row and column for nothing: {over[best] / over[TOLD]:.4f})",
     ]
 
 
