@@ -1,0 +1,242 @@
+"""What each technique of the systems is worth: left out of its system, and put into the baseline.
+
+    python benchmarks/ablation.py train --data web --seeds 1 2 3 --steps 400
+    python benchmarks/ablation.py train --data web --seeds 1 2 3 --steps 400 --match time
+    python benchmarks/ablation.py pack --data web --seeds 1 2 3
+
+A run and its base share the seed, so that differences are paired. ``--match steps`` gives both the same steps. ``--match time`` gives a
+variant as many steps as fit the time of its base: its median step against the base's, as the step-matched rows recorded them; where they
+are within three percent the step-matched row serves for both. ``pack`` repeats what comes after training on the weights of the systems'
+table (``systems.py``), as often as there are seeds.
+
+One line of JSON a run is appended to ``--out``; runs that are there already are left out, so it may be stopped and started at any time.
+``benchmarks/techniques.py`` holds the techniques.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from record import provenance
+from techniques import TECHNIQUES, Technique
+
+from bytefit.artifact.load import load_artifact
+from bytefit.config import apply_settings
+from bytefit.data.dataset import Dataset, open_dataset
+from bytefit.ledger import Ledger
+from bytefit.run.folder import RunFolder
+from bytefit.run.steps import pack_step, trained_model, val_tokens
+from bytefit.score.scorer import score
+from bytefit.score.windows import Full
+
+SAME_TIME = 0.03  # a step's time may differ by so much and count as the same
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a recipe, what is changed in it, and what for."""
+
+    recipe: str
+    technique: str | None  # None: the base that others are compared with
+    way: str  # base, out or in
+    settings: tuple[str, ...]
+    packed: bool
+    seed: int
+    steps: int
+    match: str
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return self.recipe, self.technique, self.way, self.seed, self.match
+
+
+class Lines:
+    """The results so far: a line of JSON a run, appended as they come."""
+
+    def __init__(self, path: Path):
+        self.path, self.lock = path, Lock()
+        self.rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def has(self, job: Job) -> bool:
+        return any((r["recipe"], r["technique"], r["way"], r["seed"], r["match"]) == job.key for r in self.rows)
+
+    def add(self, row: dict[str, Any]) -> None:
+        with self.lock:
+            self.rows.append(row)
+            with open(self.path, "a") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def milliseconds(self, recipe: str, technique: str | None, way: str) -> float | None:
+        """A step's time in the step-matched runs, the median of all seeds; None where there are none."""
+        wanted = (recipe, technique, way, "steps")
+        found = [r["milliseconds_a_step"] for r in self.rows if (r["recipe"], r["technique"], r["way"], r["match"]) == wanted]
+        return statistics.median(found) if found else None
+
+
+def pairs() -> Iterator[tuple[str, str, tuple[str, ...], Technique]]:
+    """(recipe, way, settings, technique) of every variant that is trained anew."""
+    for technique in TECHNIQUES:
+        if technique.stage == "train":
+            if technique.change:
+                yield technique.home, technique.way, technique.change, technique
+            if technique.into is not None:
+                yield "baseline", "in", technique.into, technique
+
+
+def step_matched(seed: int, steps: int) -> Iterator[Job]:
+    for recipe in dict.fromkeys(recipe for recipe, *_ in pairs()):
+        yield Job(recipe, None, "base", (), True, seed, steps, "steps")
+        for home, way, settings, technique in pairs():
+            if home == recipe:
+                yield Job(recipe, technique.name, way, settings, technique.judged == "packed", seed, steps, "steps")
+
+
+def time_matched(lines: Lines, seed: int, steps: int) -> Iterator[Job]:
+    for recipe, way, settings, technique in pairs():
+        base, own = lines.milliseconds(recipe, None, "base"), lines.milliseconds(recipe, technique.name, way)
+        if base is None or own is None:
+            sys.exit(f"{technique.name} ({recipe}): no step-matched rows yet; run --match steps first")
+        if abs(own / base - 1) > SAME_TIME:
+            fitting = round(steps * base / own)
+            yield Job(recipe, technique.name, way, settings, technique.judged == "packed", seed, fitting, "time")
+
+
+def wanted(job: Job, options: argparse.Namespace) -> bool:
+    return (not options.recipes or job.recipe in options.recipes) and (not options.only or job.technique in (None, *options.only))
+
+
+def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, made_by: dict[str, Any]) -> dict[str, Any]:
+    name = "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in job.key)
+    path: Path = options.runs / name
+    shutil.rmtree(path, ignore_errors=True)
+    sets = [word for item in job.settings for word in ("--set", item)]
+    command = ["bytefit", "train", job.recipe, "--steps", str(job.steps), "--seed", str(job.seed), *sets]
+    where = ["--data", str(options.data), "--out", str(path), "--json"]
+    subprocess.run([sys.executable, "-m", *command, *where], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    folder = RunFolder(path)
+    recipe = folder.read_recipe()
+    row = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "match": job.match, "seed": job.seed, "steps": job.steps}
+    row["milliseconds_a_step"] = step_milliseconds(folder)
+    row["float"] = bits_per_byte(folder, dataset, options.max_bytes, recipe.score.window, packed=False)
+    if job.packed:
+        packed = pack_step(folder, recipe, dataset, Ledger())
+        row["packed"] = bits_per_byte(folder, dataset, options.max_bytes, recipe.score.window, packed=True)
+        row["artifact_bytes"] = len(packed.data)
+    shutil.rmtree(path)
+    return row | {"bytes": options.max_bytes, "dataset_sha256": dataset.sha256} | made_by | {"command": shlex.join(command)}
+
+
+def step_milliseconds(folder: RunFolder) -> float:
+    """The median time between steps."""
+    seconds = [json.loads(line)["seconds"] for line in folder.metrics.read_text().splitlines()]
+    gaps = [after - before for before, after in itertools.pairwise(seconds)]
+    return round(1e3 * statistics.median(gaps), 2)
+
+
+def bits_per_byte(folder: RunFolder, dataset: Dataset, max_bytes: int, window: int, *, packed: bool) -> float:
+    """Of non-overlapping windows, in fp32."""
+    model = load_artifact(folder.artifact).model if packed else trained_model(folder, folder.read_recipe())
+    tokens = val_tokens(dataset, max_bytes)
+    return score(model, tokens, dataset.byte_table, Full(window=window), torch.float32, title="scoring").bits_per_byte
+
+
+def repack(technique: Technique | None, recipe: str, seed: int, options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
+    """The systems' trained weights, packed in another way."""
+    trained: Path = options.trained / f"systems-{recipe}-s{seed}"
+    if not (trained / "checkpoint" / "state.json").exists():
+        sys.exit(f"{trained} holds no trained weights; make them with benchmarks/systems.py")
+    path = options.runs / f"pack-{recipe}-s{seed}"
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(trained / "checkpoint", path / "checkpoint")
+    for name in ("recipe.json", "env.json"):
+        shutil.copy(trained / name, path / name)
+    folder = RunFolder(path)
+    settings = () if technique is None else technique.change
+    changed = apply_settings(folder.read_recipe(), [(item.split("=", 1)[0], item.split("=", 1)[1]) for item in settings])
+    packed = pack_step(folder, changed, dataset, Ledger())
+    found = {
+        "packed": bits_per_byte(folder, dataset, options.max_bytes, changed.score.window, packed=True),
+        "artifact_bytes": len(packed.data),
+    }
+    shutil.rmtree(path)
+    return found
+
+
+def run_training(options: argparse.Namespace, dataset: Dataset, lines: Lines, made_by: dict[str, Any]) -> None:
+    todo = [
+        job
+        for seed in options.seeds
+        for job in (step_matched(seed, options.steps) if options.match == "steps" else time_matched(lines, seed, options.steps))
+        if not lines.has(job) and wanted(job, options)
+    ]
+
+    def do(job: Job) -> None:
+        row = train_and_score(job, options, dataset, made_by)
+        lines.add(row)
+        shown = f"{row['float']:.4f}" + (f", packed {row['packed']:.4f}" if "packed" in row else "")
+        print(f"{job.recipe} {job.way} {job.technique or ''}, seed {job.seed}, {job.steps} steps: {shown}", file=sys.stderr, flush=True)
+
+    print(f"{len(todo)} runs to do", file=sys.stderr)
+    with ThreadPoolExecutor(options.workers) as pool:
+        try:
+            for _ in pool.map(do, todo):
+                pass
+        except (KeyboardInterrupt, subprocess.CalledProcessError) as error:
+            pool.shutdown(cancel_futures=True)
+            message = error.stderr.decode()[-500:] if isinstance(error, subprocess.CalledProcessError) else "stopped"
+            sys.exit(f"{message}\nwhat is finished is kept; start it again to go on")
+
+
+def run_packing(options: argparse.Namespace, dataset: Dataset, lines: Lines, made_by: dict[str, Any]) -> None:
+    techniques = [technique for technique in TECHNIQUES if technique.stage == "pack"]
+    for seed in options.seeds:
+        for recipe in dict.fromkeys(technique.home for technique in techniques):
+            for technique in [None, *(t for t in techniques if t.home == recipe)]:
+                name, way = (technique.name, technique.way) if technique else (None, "base")
+                settings = technique.change if technique else ()
+                job = Job(recipe, name, way, settings, True, seed, 0, "weights")
+                if lines.has(job) or not wanted(job, options):
+                    continue
+                row = {"recipe": recipe, "technique": name, "way": way, "match": "weights", "seed": seed, "settings": list(settings)}
+                row |= repack(technique, recipe, seed, options, dataset)
+                lines.add(row | {"bytes": options.max_bytes, "dataset_sha256": dataset.sha256} | made_by)
+                print(f"{recipe} {name or 'as it is'}, seed {seed}: {row['packed']:.4f}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("train", "pack"))
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--match", choices=("steps", "time"), default="steps")
+    parser.add_argument("--max-bytes", type=int, default=500_000, help="of validation text")
+    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="some of the recipes")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the techniques, by their names (and the bases)")
+    parser.add_argument("--workers", type=int, default=1, help="runs at once (give each one thread: OMP_NUM_THREADS=1)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--trained", type=Path, default=Path("runs/benchmark"), help="where systems.py left its runs")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ablation.jsonl"))
+    options = parser.parse_args()
+    options.runs.mkdir(parents=True, exist_ok=True)
+    dataset = open_dataset(options.data)
+    do = run_training if options.what == "train" else run_packing
+    do(options, dataset, Lines(options.out), provenance())
+
+
+if __name__ == "__main__":
+    main()
