@@ -151,7 +151,7 @@ def bits_per_byte(folder: RunFolder, dataset: Dataset, max_bytes: int, window: i
     """Of non-overlapping windows, in fp32."""
     model = load_artifact(folder.artifact).model if packed else trained_model(folder, folder.read_recipe())
     tokens = val_tokens(dataset, max_bytes)
-    return score(model, tokens, dataset.byte_table, Full(window=window), torch.float32, title="scoring").bits_per_byte
+    return score(model, tokens, dataset.byte_table, Full(window=window), torch.float32).bits_per_byte
 
 
 def repack(technique: Technique | None, recipe: str, seed: int, options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def last_weights_bits_per_byte(folder: RunFolder, dataset: Dataset) -> float:
     model.load_state_dict(load_checkpoint(folder.checkpoint).weights)
     tokens = val_tokens(dataset, recipe.score.max_bytes)
     window = Full(window=recipe.score.window)
-    return score(model.eval(), tokens, dataset.byte_table, window, torch.float32, title="scoring the last weights").bits_per_byte
+    return score(model.eval(), tokens, dataset.byte_table, window, torch.float32).bits_per_byte
 
 
 def measure(name: str, seed: int, options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:

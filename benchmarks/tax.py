@@ -126,7 +126,7 @@ class Model:
             for name, p in self.model.named_parameters():
                 p.copy_(self.weights[name] if packed is None else torch.from_numpy(packed.quantised.weights(name)).view_as(p))
         window = Full(window=self.recipe.score.window)
-        return score(self.model, self.tokens, self.dataset.byte_table, window, torch.float32, title="scoring").bits_per_byte
+        return score(self.model, self.tokens, self.dataset.byte_table, window, torch.float32).bits_per_byte
 
     def results(self) -> dict[str, Any]:
         plain = self.bits_per_byte()

@@ -35,7 +35,7 @@ from bytefit.ranks import Ranks
 from bytefit.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bytefit.train.choose import choose_weights, hold_out
 from bytefit.train.config import TrainConfig
-from bytefit.train.machine import describe_machine
+from bytefit.train.machine import describe_machine, peak_memory_bytes
 from bytefit.train.metrics import MetricsLog
 from bytefit.train.step import plans_of, warm_up
 
@@ -160,6 +160,7 @@ def train(
         progress = {"step": position.step, "finished": finished, "position": asdict(position), "seed": seed, "seconds": spent}
         progress |= {"dtype": dtype_name(dtype), "muon_dtype": dtype_name(muon_dtype), "machine": machine}
         progress |= {"snapshots": averages.snapshots if averages else 0, "average": choice}
+        progress["peak_memory_bytes"] = peak_memory_bytes(ranks.device)
         weights = {name: p.detach() for name, p in parameters.items()}
         running = averages.tensors() if averages and not finished else {}
         save_checkpoint(checkpoint_folder, Checkpoint(weights, running, final or {}, state, progress))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import platform
+import resource
 import sys
 from typing import Any
 
@@ -29,6 +30,14 @@ def keep_freed_memory() -> None:
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(_M_TOP_PAD, 1 << 28)
+
+
+def peak_memory_bytes(device: str) -> int:
+    """The most memory that was held so far: by PyTorch on a GPU, else by the process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else 1024 * largest  # macOS counts bytes, Linux kilobytes
 
 
 def describe_machine() -> dict[str, Any]:

@@ -1,0 +1,168 @@
+"""Contest-size recipes on a GPU. ``benchmarks/gpu.sh`` calls it; a line of JSON a recipe.
+
+For each recipe: the loss of one batch on the GPU (bf16 and fp32) against the CPU (fp32) with the same weights; then a whole run, timed:
+training for ``--seconds`` with torch.compile and bf16 (warm-up and compilation outside), packing into 16,000,000 bytes, scoring, a proof on
+a slice of text, the audit.
+
+* A step's milliseconds are the median between two log lines; tokens a second follow from them.
+* Memory is what PyTorch held at most while training.
+* MFU counts 6 operations a token for every weight that is multiplied with, and causal attention's products (forward and backward), over
+  the dense bf16 rate of the GPU's data sheet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import provenance
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from bytefit.data.dataset import Dataset, open_dataset
+from bytefit.files import read_json
+from bytefit.model.language_model import LanguageModel
+from bytefit.model.roles import MATRIX_ROLES, Role
+from bytefit.recipes import SYSTEMS, find_recipe
+from bytefit.recipes.recipe import Recipe
+from bytefit.run.folder import RunFolder
+from bytefit.run.steps import fit_recipe_to, new_model
+from bytefit.train.metrics import read_metrics
+
+DENSE_BF16 = {"H100 NVL": 835e12, "H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "H20": 148e12}  # operations a second
+NEAR = 0.02  # nats a token by which the GPU's bf16 loss may differ from the CPU's
+
+
+def multiplied_weights(model: LanguageModel) -> int:
+    """Weights that every token is multiplied with: the blocks' matrices, side tables' projections and the output matrix."""
+    roles = (*MATRIX_ROLES, Role.PROJECTION, Role.HEAD)
+    count = sum(info.parameter.numel() for info in model.parameter_infos() if info.role in roles)
+    return count + (model.embedding.weight.numel() if model.head.matrix is None else 0)
+
+
+def operations_a_token(model: LanguageModel, recipe: Recipe) -> float:
+    """Forward and backward. Attention: two products of T/2 keys on average by ``dim``, two operations each, three times."""
+    attention = 6 * len(recipe.model.plan) * recipe.model.dim * recipe.train.seq_len
+    return 6 * multiplied_weights(model) + attention
+
+
+@torch.no_grad()
+def losses(recipe: Recipe, dataset: Dataset, device: str) -> dict[str, float]:
+    """Nats a token of one batch under a fresh model whose zero matrices are filled: here in fp32, on the device in bf16 and fp32."""
+    model = new_model(recipe)
+    torch.manual_seed(1)
+    for p in model.parameters():
+        if not p.any():
+            p.normal_(std=0.02)  # otherwise the blocks would add nothing, and nothing would be compared
+    rows, seq_len = 2, recipe.train.seq_len
+    tokens = torch.from_numpy(dataset.train.read(0, rows * seq_len + 1))
+    ids, targets = tokens[:-1].view(rows, seq_len), tokens[1:].view(rows, seq_len)
+    found = {"cpu_float32": float(model(ids, targets, torch.float32))}
+    model.to(device)
+    for dtype in (torch.float32, torch.bfloat16):
+        found[f"{device}_{str(dtype).removeprefix('torch.')}"] = float(model(ids.to(device), targets.to(device), dtype))
+    return found
+
+
+def attention_milliseconds(recipe: Recipe) -> dict[str, float]:
+    """Forward and backward of one layer's attention on a micro-batch, by the kernel that PyTorch is made to take."""
+    config, T = recipe.model.attention, recipe.train.seq_len
+    rows, head_dim = max(1, recipe.train.micro_batch_tokens // T), recipe.model.dim // config.num_heads
+    found = {}
+    for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
+        q = torch.randn(rows, config.num_heads, T, head_dim, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        k, v = (torch.randn(rows, config.num_kv_heads, T, head_dim, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in "kv")
+        times = []
+        try:
+            with sdpa_kernel(backend):
+                for _ in range(12):
+                    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                    start.record()
+                    y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.size(1) != q.size(1))
+                    y.sum().backward()
+                    end.record()
+                    torch.cuda.synchronize()
+                    times.append(start.elapsed_time(end))
+        except RuntimeError:
+            continue  # this build or GPU lacks it
+        found[name] = statistics.median(times[2:])
+    return found
+
+
+def peak_rate() -> float | None:
+    """The GPU's dense bf16 operations a second, where its name is known."""
+    name = torch.cuda.get_device_name()
+    return next((rate for known, rate in DENSE_BF16.items() if known in name), None)
+
+
+def measure(name: str, options: argparse.Namespace, dataset: Dataset, device: str) -> dict[str, Any]:
+    recipe = fit_recipe_to(find_recipe(name, options.size), dataset)
+    row: dict[str, Any] = {"recipe": name, "size": options.size, "seed": options.seed, "loss_of_one_batch": losses(recipe, dataset, device)}
+    values = list(row["loss_of_one_batch"].values())
+    if max(values) - min(values) > NEAR:
+        sys.exit(f"{name}: the loss of one batch differs between CPU and {device} ({row['loss_of_one_batch']}); not training")
+    if device == "cuda":
+        row["attention_ms"] = attention_milliseconds(recipe)
+    path = options.runs / f"gpu-{name}-{options.size}-s{options.seed}"
+    sets = [f"score.max_bytes={options.max_bytes}", f"score.proof_bytes={options.proof_bytes}", *options.set]
+    command = ["bytefit", "run", name, "--size", options.size, "--seconds", str(options.seconds), "--seed", str(options.seed)]
+    command += [word for setting in sets for word in ("--set", setting)]
+    where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
+    done = subprocess.run([sys.executable, "-m", *command, *where], stdout=subprocess.PIPE, text=True, check=True)
+    subprocess.run([sys.executable, "-m", "bytefit", "audit", str(path)], stdout=subprocess.DEVNULL)
+    folder = RunFolder(path)
+    row |= {"command": shlex.join(command), "summary": json.loads(done.stdout)}
+    row["audit_fails"] = [finding["class"] for finding in read_json(folder.audit) if finding["verdict"] == "fail"]
+    clock = [record["seconds"] for record in read_metrics(folder.metrics)]
+    step = statistics.median(after - before for before, after in pairwise(clock))
+    tokens_per_second = recipe.train.batch_tokens / step
+    row |= {"milliseconds_a_step": 1e3 * step, "tokens_per_second": tokens_per_second}
+    row["peak_memory_bytes"] = read_json(folder.checkpoint / "state.json")["peak_memory_bytes"]
+    rate = peak_rate() if device == "cuda" else None
+    row["mfu"] = operations_a_token(new_model(recipe), recipe) * tokens_per_second / rate if rate else None
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder, best with the contest's 1,024 tokens")
+    parser.add_argument("--seconds", type=float, default=120.0, help="of training, for each recipe")
+    parser.add_argument("--recipes", nargs="+", default=list(SYSTEMS), metavar="NAME")
+    parser.add_argument("--size", default="full")
+    parser.add_argument("--seed", type=int, default=1337)
+    parser.add_argument("--max-bytes", type=int, default=5_000_000, help="of validation text")
+    parser.add_argument(
+        "--proof-bytes", type=int, default=16_384, help="of text that is compressed and restored (on the CPU: slow at this size)"
+    )
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="further settings of every recipe")
+    parser.add_argument("--anywhere", action="store_true", help="also without a GPU: a try of this script at a small --size")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.jsonl"))
+    options = parser.parse_args()
+    if not torch.cuda.is_available() and not options.anywhere:
+        sys.exit(f"no CUDA device is visible to PyTorch {torch.__version__}; nothing is measured (--anywhere tries the script on a CPU)")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    made_by = {key: value for key, value in provenance().items() if key != "command"}
+    dataset = open_dataset(options.data)
+    for name in options.recipes:
+        row = measure(name, options, dataset, device) | made_by
+        with open(options.out, "a") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        summary = row["summary"]
+        print(
+            f"{name}: {row['tokens_per_second']:,.0f} tokens/s, {row['milliseconds_a_step']:.1f} ms a step, "
+            f"{row['peak_memory_bytes'] / 2**30:.1f} GiB, MFU {row['mfu'] or 0:.1%}, {summary['val_bpb']:.4f} bits per byte, "
+            f"{summary['artifact_bytes']:,} bytes",
+            file=sys.stderr,
+        )
+
+
+if __name__ == "__main__":
+    main()
