@@ -114,7 +114,7 @@ def nncodec_points(model: Model, role: Role, python: Path, script: Path) -> list
     count = sum(info.parameter.numel() for info in infos)
     with tempfile.TemporaryDirectory() as scratch:
         given, out = Path(scratch) / "in.npz", Path(scratch) / "out.npz"
-        np.savez(given, **{info.name: model.weights[info.name].numpy() for info in infos})  # type: ignore[arg-type]
+        np.savez(given, **{info.name: model.weights[info.name].numpy() for info in infos})
         steps = ["--qp", "-12", "-16", "-20", "-24", "-28", "-32"]
         subprocess.run(
             [str(python), str(script), str(given), str(out), *steps, "--unary", "11", "32"], check=True, stdout=subprocess.DEVNULL

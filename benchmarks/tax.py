@@ -117,7 +117,7 @@ class Model:
         self.tokens = val_tokens(dataset, max_bytes)
 
     def packed(self, quant: QuantConfig, budget: int | None, codec: str) -> Packed:
-        config = PackConfig(budget_bytes=budget or NO_BUDGET, quant=quant, codec=codec, fit=budget is not None)  # type: ignore[arg-type]
+        config = PackConfig(budget_bytes=budget or NO_BUDGET, quant=quant, codec=codec, fit=budget is not None)
         infos = list(self.model.parameter_infos())
         return pack(self.weights, infos, self.recipe.model, self.dataset.tokenizer, config, statistics=self.statistics)
 

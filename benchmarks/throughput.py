@@ -79,7 +79,7 @@ def measure(recipe: Recipe, rounds: int, steps: int) -> list[dict[str, object]]:
     runs: dict[str, Callable[[], float]] = {}
     first: dict[str, float] = {}
     for name, settings in VARIANTS.items():
-        runs[name] = make_step(recipe, **settings)  # type: ignore[arg-type]
+        runs[name] = make_step(recipe, **settings)
         start = time.perf_counter()
         runs[name]()
         first[name] = time.perf_counter() - start

@@ -24,7 +24,7 @@ from bytefit.model.language_model import Cache, LanguageModel
 from bytefit.optim.muon import ONE_RANK
 from bytefit.progress import progress_bar
 from bytefit.score.adapt import Adapt, DocumentLora
-from bytefit.score.document_lora import DocumentLearner, chunk_batch
+from bytefit.score.document_lora import DocumentLearner, chunk_batch, going_on
 from bytefit.score.learner import Learner
 from bytefit.score.scorer import for_streams
 from bytefit.score.tape import CodedTape, chunk_piece
@@ -42,8 +42,14 @@ class _Predictor:
         if window > model.config.context:
             raise UserError(f"window {window} is longer than the model's context of {model.config.context} tokens")
         self._model, self._temperature = model, temperature
+        self._window = window
         self._cache = Cache(model.config, num_streams, window, CODER_DTYPE)
         self._history: list[torch.Tensor] = []
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with some of the streams alone; the next call must read its context again."""
+        self._cache = Cache(self._model.config, len(rows), self._window, CODER_DTYPE)
+        self._history = [ids[rows] for ids in self._history]
 
     def next(self, ids_B: np.ndarray, keep: int | None = None) -> np.ndarray:
         """Probabilities (B, V), float64, of what follows once every stream has read one more token.
@@ -118,8 +124,8 @@ def _run_streams(
 
 
 def _run_documents(model: LanguageModel, lengths: list[int], protocol: DocumentLora, code: _Code, tell: Callable[[int], Any]) -> None:
-    """Documents side by side, each with adapters of its own."""
-    size = protocol.chunk_tokens
+    """Documents side by side, each with adapters of its own; those that have ended leave the batch at the next chunk."""
+    size, live = protocol.chunk_tokens, list(range(len(lengths)))
     known = [[BOS_ID] for _ in lengths]
     ids = np.full(len(lengths), BOS_ID, dtype=np.int64)
     with DocumentLearner(model, protocol, len(lengths)) as learner:
@@ -127,16 +133,21 @@ def _run_documents(model: LanguageModel, lengths: list[int], protocol: DocumentL
         for position in range(max(lengths, default=0)):
             begins = position > 0 and position % size == 0
             if begins:
-                inputs, skip, targets = chunk_batch([torch.tensor(row) for row in known], position // size - 1, protocol)
+                inputs, skip, targets = chunk_batch([torch.tensor(known[row]) for row in live], position // size - 1, protocol)
                 learner.learn(learner.costs(inputs, skip, targets, CODER_DTYPE), targets)
+                rows = going_on([lengths[row] for row in live], position)
+                if len(rows) < len(live):
+                    learner.keep(rows)
+                    predictor.keep(rows)
+                    live, ids = [live[row] for row in rows], ids[rows]
             keep = position - max(0, position + size - protocol.window) if begins else None
             probabilities = predictor.next(ids.copy(), keep)
-            for row, length in enumerate(lengths):
+            for row, document in enumerate(live):
                 ids[row] = BOS_ID
-                if position < length:
-                    ids[row] = code(row, position, _symbol_model(probabilities[row]))
-                    known[row].append(int(ids[row]))
-            tell(sum(position < length for length in lengths))
+                if position < lengths[document]:
+                    ids[row] = code(document, position, _symbol_model(probabilities[row]))
+                    known[document].append(int(ids[row]))
+            tell(len(going_on(lengths, position)))
 
 
 def encode_streams(model: LanguageModel, streams: list[np.ndarray], protocol: CodedProtocol, *, title: str = "compressing") -> np.ndarray:

@@ -78,6 +78,22 @@ class DocumentLearner:
         for p in self._frozen:
             p.requires_grad_(True)
 
+    @torch.no_grad()
+    def keep(self, rows: list[int]) -> None:
+        """Go on with some of the documents alone, numbered from 0 again. The others have ended."""
+        kept = []
+        for adapter in self._adapters:
+            for name, old in list(adapter.named_parameters()):
+                new = nn.Parameter(old[rows])
+                setattr(adapter, name, new)
+                kept.append(new)
+                if self._optimizer is not None:
+                    state = self._optimizer.state.pop(old, {})
+                    # Its step count has no rows.
+                    self._optimizer.state[new] = {key: held[rows] if held.dim() else held for key, held in state.items()}
+        if self._optimizer is not None:
+            self._optimizer.param_groups[0]["params"] = kept
+
     def costs(self, ids_BT: Tensor, skip: int, targets_BT: Tensor, dtype: torch.dtype) -> Tensor:
         """Nats (B, T - skip) of the targets, with a graph to learn through; targets of -1 cost nothing."""
         logits = self.model.head_logits(self.model.hidden(ids_BT, dtype)[:, skip:])
@@ -114,8 +130,9 @@ def chunk_batch(sequences: list[Tensor], chunk: int, config: DocumentLora) -> tu
     return ids, first - 1 - start, targets
 
 
-def num_chunks(sequences: list[Tensor], config: DocumentLora) -> int:
-    return max((-(-(len(sequence) - 1) // config.chunk_tokens) for sequence in sequences), default=0)
+def going_on(lengths: list[int], done: int) -> list[int]:
+    """Which documents have more than so many targets."""
+    return [row for row, length in enumerate(lengths) if length > done]
 
 
 def document_bounds(tokens: np.ndarray) -> list[tuple[int, int]]:
@@ -186,16 +203,19 @@ def _costs(
 
 def _batch_costs(model: LanguageModel, sequences: list[Tensor], costs: list[np.ndarray], config: DocumentLora, dtype: torch.dtype) -> int:
     """Fill in the nats of one batch; returns the steps made."""
-    device = model.embedding.weight.device
-    chunks = num_chunks(sequences, config)
+    device, size = model.embedding.weight.device, config.chunk_tokens
     with DocumentLearner(model, config, len(sequences)) as learner:
-        for chunk in range(chunks):
+        for chunk in range(-(-max(map(len, costs)) // size)):
+            rows = going_on([len(cost) for cost in costs], chunk * size)
+            if len(rows) < len(costs):
+                learner.keep(rows)
+                sequences, costs = [sequences[row] for row in rows], [costs[row] for row in rows]
             ids, skip, targets = chunk_batch(sequences, chunk, config)
             nats_BT = learner.costs(ids.to(device), skip, targets.to(device), dtype)
             values = nats_BT.detach().double().cpu().numpy()
             for row, cost in enumerate(costs):
-                part = cost[chunk * config.chunk_tokens : (chunk + 1) * config.chunk_tokens]
+                part = cost[chunk * size : (chunk + 1) * size]
                 part[:] = values[row, : len(part)]
-            if chunk + 1 < chunks:
+            if going_on([len(cost) for cost in costs], (chunk + 1) * size):
                 learner.learn(nats_BT, targets.to(device))
         return learner.steps
