@@ -1,7 +1,6 @@
 """Run recipes with several seeds and keep every summary.
 
 python benchmarks/pocket.py --data web --seeds 1 2 3 --out benchmarks/results/pocket_web.json
-python benchmarks/pocket.py --data web --recipes baseline pr1171 --steps 400 --out benchmarks/results/systems_400_steps.json
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from typing import Any
 
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 from render_score import adapt_section
+from render_systems import ablation_section, missing_note, systems_section
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -21,6 +22,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 def read(name: str) -> dict[str, Any] | None:
     path = RESULTS / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def read_lines(name: str) -> list[dict[str, Any]]:
+    """A line of JSON a run; none where nothing was measured."""
+    path = RESULTS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def provenance(record: dict[str, Any]) -> str:
@@ -114,58 +121,6 @@ def full_size_section(record: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def systems_section(record: dict[str, Any] | None) -> list[str]:
-    """Every system keeps its row until it is measured at the size and under the conditions that the row names."""
-    lines = ["## Systems", "", "| system | size | bits per byte |", "| --- | --- | --- |"]
-    for name in ("baseline", "pr128", "pr578", "pr606", "pr693", "pr1171"):
-        lines.append(f"| {name} | full, 8 GPUs | not measured |")
-    lines.append("")
-    if record is None:
-        return lines
-    first = record["summaries"][0]
-    lines += [
-        "### A first look at equal steps",
-        "",
-        provenance(record),
-        f"Lab size, {first['steps']} steps of {first['tokens_seen'] // first['steps']:,} tokens, seed {first['seed']}, the first "
-        f"{first['val_bytes']:,} bytes of validation text: that the systems train and pack, not which is better. One seed, far fewer steps "
-        "than their schedules were made for, and what the last column names did not run at that commit.",
-        "",
-        "| system | parameters | float | packed | packed, sliding | artifact bytes | packed weights | proof | stated, not active |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- | --- |",
-    ]
-    for run in record["summaries"]:
-        proof = f"{run['proof_bytes_in']:,} → {run['proof_bytes_out']:,}, {'restored' if run['proof_restored'] else 'NOT restored'}"
-        missing = "; ".join(title.split(" (")[0] for title in run["inactive"]) or "–"
-        lines.append(
-            f"| {run['recipe']} | {run['num_parameters']:,} | {run['val_bpb_float']:.4f} | {run['val_bpb_full']:.4f} "
-            f"| {run['val_bpb_sliding']:.4f} | {run['artifact_bytes']:,} | {run['average']['used']} | {proof} | {missing} |"
-        )
-    return [*lines, ""]
-
-
-def search_section(rows: list[dict[str, Any]]) -> list[str]:
-    first = rows[0]
-    machine = first["machine"]
-    commits = ", ".join(f"`{commit[:10]}`" for commit in sorted({row["commit"] for row in rows}))
-    lines = [
-        "## What `pocket`'s settings are worth",
-        "",
-        f"`python benchmarks/search.py --data web` at commit {commits}; {machine['cpu']}, {machine['threads']} threads.",
-        f"Every row: {first['steps']:,} steps, seed {first['seed']}, packed into 1,000,000 bytes, the first MB of validation text. "
-        "One seed each: differences under 0.005 mean little. Milliseconds were taken beside other work and are rough.",
-        "",
-        "| change | float | packed | packed, sliding | ms a step |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row['variant']} | {row['val_bpb_float']:.4f} | {row['val_bpb_full']:.4f} | {row['val_bpb_sliding']:.4f} "
-            f"| {row['milliseconds_a_step']:.0f} |"
-        )
-    return [*lines, ""]
-
-
 def picture(record: dict[str, Any]) -> str:
     """A bar chart of bits per byte, readable on light and dark pages."""
     runs = record["summaries"]
@@ -237,6 +192,12 @@ def main() -> None:
         write_headline(headline(web))
     if embedded:
         lines += pocket_section("`pocket` on the embedded corpus (`make demo`)", embedded)
+    systems, ablation = read_lines("systems"), read_lines("ablation")
+    if systems:
+        lines += systems_section(systems, read("systems_steps") or {})
+    if ablation:
+        lines += ablation_section(ablation, ROOT / "docs" / "pictures")
+    lines += missing_note()
     for measured in (throughput, read("throughput_pr1171")):
         if measured:
             lines += throughput_section(measured)
@@ -263,10 +224,6 @@ def main() -> None:
     contest = read("contest_bytes")
     if contest:
         lines += contest_section(contest)
-    search = RESULTS / "pocket_search.jsonl"
-    if search.exists():
-        lines += search_section([json.loads(line) for line in search.read_text().splitlines()])
-    lines += systems_section(read("systems_400_steps"))
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
 
 

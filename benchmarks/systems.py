@@ -1,13 +1,16 @@
-"""The table of systems: every recipe at lab size, on the same machine, text, clock and cap, all seeds of one after the other.
+"""The table of systems: every recipe at lab size on the same text, with the same clock and the same cap.
 
-    python benchmarks/systems.py --data web --seeds 1 2 3
+    python benchmarks/systems.py speed --data web
+    python benchmarks/systems.py run --data web --seeds 1 2 3 --workers 2
 
-Each run trains for 300 s, is fitted to 1,000,000 bytes with everything inside, scored on the first MB of validation text (whole documents),
-proven and audited. Where ``as_submitted`` differs from a recipe it has rows of its own. Systems that calibrated on training text after the
-clock do so within it here in both forms, because the rules say so and the audit asks for it.
+The clock is 300 s of training on two cores. A shared machine's speed changes from minute to minute, so ``speed`` first finds out how many
+steps each recipe takes in that time: short runs by the clock, all recipes in turn, several rounds, nothing else running; the median round
+counts. ``run`` then trains for so many steps, which a busy machine cannot change. Calibration on training text is inside the 300 s.
+
+Each run is fitted to 1,000,000 bytes with everything inside, scored on the first MB of validation text (whole documents), proven and
+audited. Where ``as_submitted`` differs from a recipe it has rows of its own.
 
 One line of JSON a run is appended to ``--out``; runs that are there already are left out, and a run that was stopped goes on where it was.
-Nothing else should run meanwhile: training is by the clock.
 """
 
 from __future__ import annotations
@@ -16,13 +19,17 @@ import argparse
 import itertools
 import json
 import shlex
+import shutil
+import statistics
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
-from record import provenance
+from record import provenance, write
 
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.files import read_json
@@ -38,14 +45,30 @@ SECONDS, FULL_SECONDS = 300, 600
 ORDER = sorted(RECIPES, key=lambda name: (name.endswith(AS_SUBMITTED), list(RECIPES).index(name)))
 
 
-def settings_of(name: str) -> list[str]:
-    """What is asked of every recipe here, beyond its seconds."""
+def training_seconds(name: str) -> float:
+    """What is left of the clock for training: without what calibrating on training text may take."""
     recipe = find_recipe(name)
-    settings = ["score.max_bytes=1000000"]
-    calibrates_on_training_text = recipe.calibrate is not None and type(recipe.calibrate.source).__name__ == "TrainingText"
-    if calibrates_on_training_text and not recipe.train.reserve_seconds:
-        settings.append(f"train.reserve_seconds={CALIBRATION_SECONDS * SECONDS / FULL_SECONDS}")
-    return settings
+    reserve = recipe.train.reserve_seconds
+    if recipe.calibrate is not None and type(recipe.calibrate.source).__name__ == "TrainingText":
+        reserve = reserve or CALIBRATION_SECONDS * SECONDS / FULL_SECONDS  # as_submitted forms leave nothing, which the rules forbid
+    return SECONDS - reserve
+
+
+def measure_speed(options: argparse.Namespace, made_by: dict[str, Any]) -> None:
+    """Steps a second of every recipe, in turn, and the steps that fit the clock."""
+    rates: dict[str, list[float]] = {name: [] for name in options.systems}
+    for _, name in itertools.product(range(options.rounds), options.systems):
+        path = options.runs / "systems-speed"
+        shutil.rmtree(path, ignore_errors=True)
+        command = ["bytefit", "train", name, "--seconds", str(options.seconds), "--set", "train.reserve_seconds=0"]
+        subprocess.run([sys.executable, "-m", *command, "--data", str(options.data), "--out", str(path)], check=True)
+        state = read_json(path / "checkpoint" / "state.json")
+        rates[name].append(state["step"] / state["seconds"]["train"])
+        print(f"{name}: {rates[name][-1]:.3f} steps a second", file=sys.stderr, flush=True)
+        shutil.rmtree(path)
+        steps = {name: round(statistics.median(found) * training_seconds(name)) for name, found in rates.items() if found}
+        record = {"benchmark": "systems_steps", "seconds": SECONDS, "steps_per_second": rates, "steps": steps}
+        write(options.steps, made_by | record)
 
 
 def last_weights_bits_per_byte(folder: RunFolder, dataset: Dataset) -> float:
@@ -54,17 +77,17 @@ def last_weights_bits_per_byte(folder: RunFolder, dataset: Dataset) -> float:
     model = new_model(recipe)
     model.load_state_dict(load_checkpoint(folder.checkpoint).weights)
     tokens = val_tokens(dataset, recipe.score.max_bytes)
-    window = Full(window=recipe.score.window)
-    return score(model.eval(), tokens, dataset.byte_table, window, torch.float32).bits_per_byte
+    return score(model.eval(), tokens, dataset.byte_table, Full(window=recipe.score.window), torch.float32).bits_per_byte
 
 
-def measure(name: str, seed: int, options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
+def measure(name: str, seed: int, steps: int, options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     path = options.runs / f"systems-{name}-s{seed}"
-    sets = [word for setting in settings_of(name) for word in ("--set", setting)]
-    command = ["bytefit", "run", name, "--seconds", str(SECONDS), "--seed", str(seed), *sets]
+    command = ["bytefit", "run", name, "--steps", str(steps), "--seed", str(seed), "--set", "score.max_bytes=1000000"]
     where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
-    done = subprocess.run([sys.executable, "-m", *command, *where], stdout=subprocess.PIPE, text=True, check=True)
-    subprocess.run([sys.executable, "-m", "bytefit", "audit", str(path)], stdout=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, "-m", *command, *where], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{name}, seed {seed}: {done.stderr[-500:]}")
+    subprocess.run([sys.executable, "-m", "bytefit", "audit", str(path)], capture_output=True)
     folder = RunFolder(path)
     findings = read_json(folder.audit)
     row: dict[str, Any] = {"system": name, "seed": seed, "command": shlex.join(command)}
@@ -76,26 +99,46 @@ def measure(name: str, seed: int, options: argparse.Namespace, dataset: Dataset)
     return row | {"summary": summary}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="dataset folder")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--systems", nargs="+", default=ORDER, metavar="NAME", help="some of the recipes (default: all)")
-    parser.add_argument("--most", type=int, help="stop after so many runs")
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/systems.jsonl"))
-    options = parser.parse_args()
-    made_by = {key: value for key, value in provenance().items() if key != "command"}
-    dataset = open_dataset(options.data)
+def run_systems(options: argparse.Namespace, made_by: dict[str, Any]) -> None:
+    dataset, lock = open_dataset(options.data), Lock()
+    steps = read_json(options.steps)["steps"]
     rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     done = {(row["system"], row["seed"]) for row in rows}
-    todo = [pair for pair in itertools.product(options.seeds, options.systems) if (pair[1], pair[0]) not in done]
-    for seed, name in todo[: options.most]:
-        row = measure(name, seed, options, dataset) | made_by
-        with open(options.out, "a") as file:
+    todo = [(name, seed) for seed, name in itertools.product(options.seeds, options.systems) if (name, seed) not in done]
+
+    def do(pair: tuple[str, int]) -> None:
+        name, seed = pair
+        row = measure(name, seed, steps[name], options, dataset) | {key: made_by[key] for key in ("commit", "machine")}
+        with lock, open(options.out, "a") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
         summary = row["summary"]
         print(f"{name}, seed {seed}: {summary['val_bpb']:.4f}, {summary['artifact_bytes']:,} bytes", file=sys.stderr, flush=True)
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        try:
+            for _ in pool.map(do, todo[: options.most]):
+                pass
+        except (KeyboardInterrupt, RuntimeError) as error:
+            pool.shutdown(cancel_futures=True)
+            sys.exit(f"{error or 'stopped'}\nwhat is finished is kept; start it again to go on")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "run"))
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder")
+    parser.add_argument("--systems", nargs="+", default=ORDER, metavar="NAME", help="some of the recipes (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="of speed")
+    parser.add_argument("--seconds", type=float, default=20, help="of each short run of speed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--most", type=int, help="stop after so many runs")
+    parser.add_argument("--workers", type=int, default=1, help="runs at once (give each one thread: OMP_NUM_THREADS=1)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--steps", type=Path, default=Path("benchmarks/results/systems_steps.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/systems.jsonl"))
+    options = parser.parse_args()
+    options.runs.mkdir(parents=True, exist_ok=True)
+    (measure_speed if options.what == "speed" else run_systems)(options, provenance())
 
 
 if __name__ == "__main__":
