@@ -1,0 +1,82 @@
+"""Contest-size recipes from training to proof on a CPU: briefly trained weights in at most 16,000,000 bytes, loaded, scored, restored.
+
+    python benchmarks/full_artifact.py --data web --steps 30
+
+Everything is the recipe's but what would take a CPU days: tokens a step, windows of calibration, the text that is scored and proven, and the
+chunks learned from, so that there are several of them in so little text. That it works is what is shown, not how good the model is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from record import provenance, write
+
+from bytefit.artifact.load import load_artifact
+from bytefit.files import read_json
+from bytefit.recipes import find_recipe
+from bytefit.run.folder import RunFolder
+
+
+def settings_of(name: str) -> list[str]:
+    recipe = find_recipe(name, "full")
+    window = recipe.train.seq_len
+    settings = [
+        f"train.batch_tokens={2 * window}",
+        f"train.micro_batch_tokens={window}",
+        "train.compile=false",
+        "train.warmup_steps=0",
+        "calibrate.windows=8",
+        "calibrate.batch_windows=4",
+        f"score.adapt.chunk_tokens={window}",
+        "score.max_bytes=10000",
+        "score.proof_bytes=3000",
+    ]
+    if getattr(recipe.train.loader, "num_spans", 0) > 2:
+        settings.append("train.loader.num_spans=2")
+    return settings
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    path = options.runs / f"full_artifact-{name}"
+    command = ["bytefit", "run", name, "--size", "full", "--steps", str(options.steps), "--seed", "1"]
+    command += [word for setting in settings_of(name) for word in ("--set", setting)]
+    where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
+    done = subprocess.run([sys.executable, "-m", *command, *where], stdout=subprocess.PIPE, text=True, check=True)
+    subprocess.run([sys.executable, "-m", "bytefit", "audit", str(path)], stdout=subprocess.DEVNULL)
+    folder = RunFolder(path)
+    start = time.monotonic()
+    load_artifact(folder.artifact)
+    loading = time.monotonic() - start
+    findings = read_json(folder.audit)
+    row = {"recipe": name, "command": shlex.join(command), "seconds_to_load": round(loading, 2)}
+    return row | {"audit_fails": [f["class"] for f in findings if f["verdict"] == "fail"], "summary": json.loads(done.stdout)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder")
+    parser.add_argument("--recipes", nargs="+", default=["pr578", "pr1171"])
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/full_artifact.json"))
+    options = parser.parse_args()
+    made_by, rows = provenance(), []
+    for name in options.recipes:
+        rows.append(measure(name, options))
+        summary = rows[-1]["summary"]
+        print(
+            f"{name}: {summary['artifact_bytes']:,} bytes, {summary['val_bpb']:.4f}, restored {summary['proof_restored']}", file=sys.stderr
+        )
+        write(options.out, made_by | {"benchmark": "full_artifact", "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
