@@ -2,7 +2,7 @@
 
     python benchmarks/full_artifact.py --data web --steps 30
 
-Everything is the recipe's but what would take a CPU days: tokens a step, windows of calibration, the text that is scored and proven, and the
+Everything is the recipe's but what would take a CPU days: tokens a step, windows of calibration, text to score and to prove, and the
 chunks learned from, so that there are several of them in so little text. That it works is what is shown, not how good the model is.
 """
 
