@@ -13,7 +13,9 @@ from typing import Any
 
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 from render_score import adapt_section
-from render_systems import ablation_section, missing_note, systems_section
+from render_systems import ablation_section, missing_note, system_figures, systems_section
+
+from bytefit.recipes import SYSTEMS
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -170,11 +172,12 @@ def headline(record: dict[str, Any]) -> str:
     )
 
 
-def write_headline(text: str) -> None:
-    path = ROOT / "README.md"
-    before, rest = path.read_text().split("<!-- headline: written by make results -->\n")
+def write_between(path: Path, what: str, text: str) -> None:
+    """Put text between a page's marks."""
+    mark = f"<!-- {what}: written by make results -->\n"
+    before, rest = path.read_text().split(mark)
     _, after = rest.split("<!-- end -->", 1)
-    path.write_text(f"{before}<!-- headline: written by make results -->\n{text}\n<!-- end -->{after}")
+    path.write_text(f"{before}{mark}{text}\n<!-- end -->{after}")
 
 
 def main() -> None:
@@ -189,12 +192,14 @@ def main() -> None:
         lines += pocket_section("`pocket` on web text", web)
         (ROOT / "docs" / "pictures").mkdir(exist_ok=True)
         (ROOT / "docs" / "pictures" / "pocket.svg").write_text(picture(web))
-        write_headline(headline(web))
+        write_between(ROOT / "README.md", "headline", headline(web))
     if embedded:
         lines += pocket_section("`pocket` on the embedded corpus (`make demo`)", embedded)
     systems, ablation = read_lines("systems"), read_lines("ablation")
     if systems:
         lines += systems_section(systems, read("systems_steps") or {})
+    for name in SYSTEMS:
+        write_between(ROOT / "docs" / "systems" / f"{name}.md", "figures", system_figures(name, systems))
     if ablation:
         lines += ablation_section(ablation, ROOT / "docs" / "pictures")
     lines += missing_note()

@@ -16,7 +16,6 @@ from bytefit.recipes import AS_SUBMITTED, RECIPES
 
 Record = dict[str, Any]
 LEDGER = ("train", "average", "calibrate", "fit", "encode", "score", "adapt", "prove")
-PEER = 1.867  # bits per byte of the best peer under the same budget, see docs/systems/pr1171.md
 
 
 def systems_section(rows: list[Record], steps: Record) -> list[str]:
@@ -87,6 +86,37 @@ def seconds_table(known: list[str], by_system: dict[str, list[Record]]) -> list[
     return lines
 
 
+def system_figures(name: str, rows: list[Record]) -> str:
+    """The table of one system's page: both forms beside each other, means over the seeds."""
+    lines = []
+    for form in (name, name + AS_SUBMITTED):
+        found = [row["summary"] | {"last": row["val_bpb_last"]} for row in rows if row["system"] == form]
+        if not found:
+            continue
+
+        def mean(key: str, found: list[Record] = found) -> str:
+            values = [summary[key] for summary in found if summary[key] is not None]
+            return f"{statistics.fmean(values):.4f}" if values else "–"
+
+        keys = ("last", "val_bpb_float", "val_bpb_full", "val_bpb_sliding", "val_bpb_adapted", "val_bpb")
+        sizes = [summary["artifact_bytes"] for summary in found]
+        lines.append(f"| {form} | {len(found)} | " + " | ".join(mean(key) for key in keys) + f" | {max(sizes):,} |")
+    if not lines:
+        return "At lab size: not measured yet. At full size on a GPU: not measured."
+    return "\n".join(
+        [
+            "At lab size (300 s on two cores, 1,000,000 bytes, web text, 2,048 tokens; more in [results](../results.md)), bits per byte:",
+            "",
+            "| form | seeds | last weights | averaged | packed | sliding | learning | headline | most bytes |",
+            "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            *lines,
+            "",
+            "Means over the seeds. The published figures above are of eight GPUs, other text, another tokenizer and sixteen times the bytes: what "
+            "can be compared is the order of forms and what each step changes, not the level. At full size on a GPU: not measured.",
+        ]
+    )
+
+
 class Effects:
     """Paired differences of one technique: with it minus without it, so that below zero it helps."""
 
@@ -104,13 +134,16 @@ class Effects:
         longer = find("time", name, way)
         self.time = self._differences(base, longer) if longer else None
         own = find("steps", name, way)
-        both = [own[s]["milliseconds_a_step"] / base[s]["milliseconds_a_step"] for s in own if s in base] if not pack else []
-        self.slower = statistics.median(both) if both else None
+        self.slower = None if pack or not base or not own else least(own) / least(base)
         self.bytes = [own_row["artifact_bytes"] for own_row in find("weights", name, way).values()] if pack else []
 
     def _differences(self, base: dict[int, Record], own: dict[int, Record]) -> list[float]:
         sign = 1 if self.way == "in" else -1
         return [sign * (own[seed][self.judged] - base[seed][self.judged]) for seed in sorted(own) if seed in base]
+
+
+def least(rows: dict[int, Record]) -> float:
+    return min(row["milliseconds_a_step"] for row in rows.values())
 
 
 def interval(differences: list[float]) -> tuple[float, float, float]:
