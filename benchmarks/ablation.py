@@ -5,9 +5,9 @@
     python benchmarks/ablation.py pack --data web --seeds 1 2 3
 
 A run and its base share the seed, so that differences are paired. ``--match steps`` gives both the same steps. ``--match time`` gives a
-variant as many steps as fit the time of its base: its step against the base's, as the step-matched rows recorded them (when nothing disturbed
-them: the least decile of a run, the least of the seeds); where they are within three percent the step-matched row serves for both. ``pack`` repeats what comes after training on the weights of the systems'
-table (``systems.py``), as often as there are seeds.
+variant as many steps as fit the time of its base, by what a step of each takes when nothing disturbs it (the least decile of a step-matched
+run, the least of the seeds); where they are within three percent the step-matched row serves for both. ``pack`` repeats what comes after
+training on the weights of the systems' table (``systems.py``), as often as there are seeds.
 
 One line of JSON a run is appended to ``--out``; runs that are there already are left out, so it may be stopped and started at any time.
 ``benchmarks/techniques.py`` holds the techniques.

@@ -111,8 +111,8 @@ def system_figures(name: str, rows: list[Record]) -> str:
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             *lines,
             "",
-            "Means over the seeds. The published figures above are of eight GPUs, other text, another tokenizer and sixteen times the bytes: what "
-            "can be compared is the order of forms and what each step changes, not the level. At full size on a GPU: not measured.",
+            "Means over the seeds. The published figures above are of eight GPUs, other text, another tokenizer and sixteen times the bytes: "
+            "what can be compared is the order of forms and what each step changes, not the level. At full size on a GPU: not measured.",
         ]
     )
 
