@@ -13,7 +13,7 @@ from typing import Any
 
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 from render_score import adapt_section
-from render_systems import ablation_section, missing_note, system_figures, systems_section
+from render_systems import ablation_section, missing_note, scaling_section, system_figures, systems_section
 
 from bytefit.recipes import SYSTEMS
 
@@ -200,6 +200,9 @@ def main() -> None:
         lines += systems_section(systems, read("systems_steps") or {})
     for name in SYSTEMS:
         write_between(ROOT / "docs" / "systems" / f"{name}.md", "figures", system_figures(name, systems))
+    scaling = read_lines("scaling")
+    if scaling:
+        lines += scaling_section(scaling, ROOT / "docs" / "pictures")
     if ablation:
         lines += ablation_section(ablation, ROOT / "docs" / "pictures")
     lines += missing_note()

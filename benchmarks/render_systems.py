@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from plot import STYLE
+from plot import STYLE, chart
 from scipy import stats
 from techniques import TECHNIQUES
 
@@ -22,7 +22,7 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
     """Every recipe at lab size, means over its seeds."""
     by_system: dict[str, list[Record]] = defaultdict(list)
     for row in rows:
-        by_system[row["system"]].append(row)
+        by_system[row["name"]].append(row)
     first = rows[0]
     machine = first["machine"]
     commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
@@ -32,7 +32,7 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
         f"`python benchmarks/systems.py run --data web` at commit {commits}; {machine['cpu']}, {machine['cpu_capability']}. Dataset hash "
         f"`{first['summary']['dataset_sha256'][:16]}`, the first {first['summary']['val_bytes']:,} bytes of validation text.",
         "",
-        f"The clock is {steps['seconds']} s on two cores, turned into steps once: `{steps['command']}` at commit `{steps['commit'][:10]}` "
+        f"The clock is {first['seconds']:.0f} s on two cores, turned into steps once: `{steps['command']}` at commit `{steps['commit'][:10]}` "
         "measured every recipe's steps a second in turn, and the median round counts. The cap is 1,000,000 bytes with everything inside. "
         "Bits per byte, lower is better; *packed* is of the artifact, *tax* what packing costs, *headline* the protocol that the system "
         "itself states. Means over the seeds, ± the standard deviation of the headline. Every run was proven by decoding and audited; the "
@@ -90,7 +90,7 @@ def system_figures(name: str, rows: list[Record]) -> str:
     """The table of one system's page: both forms beside each other, means over the seeds."""
     lines = []
     for form in (name, name + AS_SUBMITTED):
-        found = [row["summary"] | {"last": row["val_bpb_last"]} for row in rows if row["system"] == form]
+        found = [row["summary"] | {"last": row["val_bpb_last"]} for row in rows if row["name"] == form]
         if not found:
             continue
 
@@ -111,10 +111,51 @@ def system_figures(name: str, rows: list[Record]) -> str:
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             *lines,
             "",
-            "Means over the seeds. The published figures above are of eight GPUs, other text, another tokenizer and sixteen times the bytes: "
+            "Means over the seeds. The published figures above are of eight GPUs, other text and tokenizer, and sixteen times the bytes: "
             "what can be compared is the order of forms and what each step changes, not the level. At full size on a GPU: not measured.",
         ]
     )
+
+
+def scaling_section(rows: list[Record], pictures: Path) -> list[str]:
+    """L(N), and bits per byte against training seconds."""
+    by_name: dict[str, list[Record]] = defaultdict(list)
+    for row in rows:
+        by_name[row["name"]].append(row)
+    first = rows[0]
+    commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
+    lines = [
+        "## Bytes and seconds",
+        "",
+        f"`python benchmarks/scaling.py run --data web` at commit {commits}; {first['machine']['cpu']}. `pocket`, its width chosen for the cap, "
+        "everything else the same; steps of a clock on two cores; the headline protocol; means over the seeds.",
+        "",
+        "![bits per byte against artifact bytes](pictures/bytes.svg) ![and against training seconds](pictures/seconds.svg)",
+        "",
+        "| run | seeds | training s | width | parameters | steps | float | packed | sliding | headline | bytes |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    points: dict[str, list[tuple[float, float]]] = {"bytes": [], "seconds": []}
+    for name, found in by_name.items():
+        summaries = [row["summary"] for row in found]
+        means = [statistics.fmean(s[key] for s in summaries) for key in ("val_bpb_float", "val_bpb_full", "val_bpb_sliding", "val_bpb")]
+        summary, size = summaries[0], max(s["artifact_bytes"] for s in summaries)
+        width = next((word.split("=")[1] for word in found[0]["command"].split() if word.startswith("model.dim=")), "192")
+        lines.append(
+            f"| {name} | {len(found)} | {found[0]['seconds']:.0f} | {width} | {summary['num_parameters']:,} | {summary['steps']:,} | "
+            + " | ".join(f"{value:.4f}" for value in means)
+            + f" | {size:,} |"
+        )
+        if found[0]["seconds"] == first["seconds"]:
+            points["bytes"].append((summary["budget_bytes"], means[-1]))
+        if summary["budget_bytes"] == 1_000_000:
+            points["seconds"].append((found[0]["seconds"], means[-1]))
+    axes = {"bytes": "artifact bytes", "seconds": "training seconds on two cores"}
+    for name, axis in axes.items():
+        if len(points[name]) > 1:
+            drawn = chart(f"pocket, bits per byte against {axis}", {"headline": points[name]}, x=axis, y="bits per byte", log_x=True)
+            (pictures / f"{name}.svg").write_text(drawn)
+    return [*lines, ""]
 
 
 class Effects:

@@ -170,7 +170,8 @@ class Adapt:
 class DocumentLora:
     """Every document alone, with low-rank adapters of its own that start from nothing (PR #77, #1530).
 
-    A chunk is scored; then one Adam step on it; the document's next chunk sees the result. Nothing passes from one document to another.
+    A chunk is scored; then one Adam step on it; the document's next chunk sees the result. Nothing passes from one document to another, nor
+    from one piece of a long document to the next: pieces side by side bound the time that one long document takes.
 
     Attributes:
         window: most tokens of context and chunk together.
@@ -178,6 +179,7 @@ class DocumentLora:
         rank, alpha: the adapters add ``alpha / rank · B A x`` to a map's output; B starts at zero.
         roles: of the maps that have one.
         batch_documents: documents side by side; changes nothing but the speed.
+        piece_tokens: a longer document is cut into pieces of so many targets, each a document of its own; None cuts nothing.
     """
 
     window: int
@@ -189,6 +191,7 @@ class DocumentLora:
     betas: tuple[float, float] = (0.0, 0.999)
     weight_decay: float = 0.0
     batch_documents: int = 32
+    piece_tokens: int | None = None
     temperature: float = 1.0
     seed: int = 0
 
@@ -196,6 +199,8 @@ class DocumentLora:
         for name in ("rank", "chunk_tokens", "batch_documents"):
             if getattr(self, name) < 1:
                 raise ValueError(f"documents {name} {getattr(self, name)} must be at least 1")
+        if self.piece_tokens is not None and self.piece_tokens < 1:
+            raise ValueError(f"documents piece_tokens {self.piece_tokens} must be at least 1, or null")
         if self.chunk_tokens > self.window:
             raise ValueError(f"documents chunk_tokens {self.chunk_tokens} must not be longer than the window ({self.window})")
         if self.lr < 0 or self.alpha <= 0 or self.weight_decay < 0 or not all(0 <= beta < 1 for beta in self.betas):

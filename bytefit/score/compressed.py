@@ -29,6 +29,7 @@ from bytefit.score.coder import (
     most_tokens,
     stream_lengths,
 )
+from bytefit.score.document_lora import piece_lengths
 from bytefit.score.windows import Sliding
 
 MAGIC = b"bytefitz"
@@ -57,23 +58,23 @@ def default_protocol(artifact: Artifact) -> CodedProtocol:
     return Sliding(window=context, stride=context - context // 2)
 
 
-def token_streams(artifact: Artifact, documents: list[bytes], protocol: CodedProtocol) -> list[np.ndarray]:
+def document_ids(tokenizer: Tokenizer, documents: list[bytes]) -> list[np.ndarray]:
+    """int64 ids of each document, without BOS."""
+    return [np.array(tokenizer.encode_exact(document), dtype=np.int64) for document in documents]
+
+
+def token_streams(documents: list[np.ndarray], protocol: CodedProtocol) -> list[np.ndarray]:
     """The int64 sequences that are coded side by side, each after a BOS of its own that is not coded.
 
-    Documents with adapters of their own are a stream each. Else all the text is one sequence, cut into nearly equal pieces.
+    Documents with adapters of their own are a stream each, or one for each of their pieces. Else all the text is one sequence, with a BOS
+    between two documents (none before the first), cut into nearly equal pieces.
     """
     if isinstance(protocol, DocumentLora):
-        return [np.array(artifact.tokenizer.encode_exact(document), dtype=np.int64) for document in documents]
-    tokens = document_tokens(artifact.tokenizer, documents)
+        cuts = [np.cumsum(piece_lengths(len(ids), protocol.piece_tokens))[:-1] for ids in documents]
+        return [piece for ids, cut in zip(documents, cuts, strict=True) for piece in np.split(ids, cut)]
+    bos = np.array([BOS_ID], dtype=np.int64)
+    tokens = np.concatenate([part for ids in documents for part in (bos, ids)][1:]) if documents else bos[:0]
     return cut_into_streams(tokens, good_stream_count(len(tokens), protocol.window))
-
-
-def document_tokens(tokenizer: Tokenizer, documents: list[bytes]) -> np.ndarray:
-    """int64 ids of the documents with a BOS between two of them (none before the first)."""
-    ids: list[int] = []
-    for i, document in enumerate(documents):
-        ids += ([BOS_ID] if i else []) + tokenizer.encode_exact(document)
-    return np.array(ids, dtype=np.int64)
 
 
 def overhead_bytes(data: bytes) -> int:
@@ -97,11 +98,12 @@ def compress(artifact: Artifact, documents: list[bytes], protocol: CodedProtocol
     """
     own = default_protocol(artifact)
     protocol = protocol or own
-    streams = token_streams(artifact, documents, protocol)
+    ids = document_ids(artifact.tokenizer, documents)
+    streams = token_streams(ids, protocol)
     words = encode_streams(artifact.model, streams, protocol)
     machine = machine_class().encode()
     stated = b"" if protocol == own else json.dumps(to_json(protocol), separators=(",", ":")).encode()
-    lengths = [len(stream) for stream in streams] if isinstance(protocol, DocumentLora) else []
+    lengths = [len(document) for document in ids] if isinstance(protocol, DocumentLora) else []
     head = _HEAD.pack(
         MAGIC, VERSION, bytes.fromhex(artifact.sha256)[:8], _checksum(documents), torch.get_num_threads(),
         len(streams), sum(map(len, streams)), len(documents), len(lengths), len(machine), len(stated),
@@ -136,26 +138,29 @@ def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
     if machine != machine_class():
         raise UserError(f"the file was compressed on another class of machine ({machine}; this is {machine_class()}); restore it there")
     protocol = _read_protocol(artifact, data[protocol_start:lengths_start])
-    by_document = isinstance(protocol, DocumentLora)
     if (len(body) - words_start) % 4 or len(body) < words_start or not threads or bool(num_tokens) > bool(num_streams):
         raise UserError(DAMAGED_HEADER)
     if num_tokens > most_tokens(len(body) - words_start, artifact.tokenizer.vocab_size):
         raise UserError(f"the compressed file claims {num_tokens:,} tokens, which its bytes cannot hold")
-    if by_document:
-        lengths = np.frombuffer(body[lengths_start:words_start], dtype="<u4").tolist()
-        consistent = num_streams == num_documents == num_lengths and sum(lengths) == num_tokens
+    of_documents = np.frombuffer(body[lengths_start:words_start], dtype="<u4").tolist()
+    if isinstance(protocol, DocumentLora):
+        known = len(of_documents) == num_documents and sum(of_documents) == num_tokens
+        lengths = [piece for length in of_documents for piece in piece_lengths(length, protocol.piece_tokens)] if known else []
+        consistent = known and len(lengths) == num_streams
     else:
-        consistent = num_lengths == 0 and num_streams <= num_tokens
+        consistent = not of_documents and num_streams <= num_tokens
         lengths = stream_lengths(num_tokens, num_streams) if consistent else []
     if not consistent:
         raise UserError(DAMAGED_HEADER)
     words = np.frombuffer(body[words_start:], dtype="<u4").astype(np.uint32)
     with _threads(threads):
         streams = decode_streams(artifact.model, words, lengths, protocol)
-    if by_document:
-        documents = [artifact.tokenizer.decode(stream.tolist()) for stream in streams]
+    tokens = np.concatenate(streams) if streams else np.zeros(0, np.int64)
+    if isinstance(protocol, DocumentLora):
+        whole = np.split(tokens, np.cumsum(of_documents)[:-1]) if of_documents else []
+        documents = [artifact.tokenizer.decode(ids.tolist()) for ids in whole]
     else:
-        documents = _documents(artifact.tokenizer, np.concatenate(streams) if streams else np.zeros(0, np.int64), num_documents)
+        documents = _documents(artifact.tokenizer, tokens, num_documents)
     if len(documents) != num_documents or _checksum(documents) != checksum:
         raise UserError("the restored text does not match the checksum: the compressed file is damaged")
     return documents

@@ -135,11 +135,24 @@ def going_on(lengths: list[int], done: int) -> list[int]:
     return [row for row, length in enumerate(lengths) if length > done]
 
 
-def document_bounds(tokens: np.ndarray) -> list[tuple[int, int]]:
-    """(start, end) of every document, from its BOS to the BOS after it, both included; the latter is its last target."""
+def document_bounds(tokens: np.ndarray, piece_tokens: int | None = None) -> list[tuple[int, int]]:
+    """(start, end) of every document, from its BOS to the BOS after it, both included; the latter is its last target.
+
+    With ``piece_tokens`` those of its pieces: each starts where the last target of the one before it lies, which BOS stands for.
+    """
     starts = [0, *(np.flatnonzero(tokens[1:] == BOS_ID) + 1).tolist()]
     ends = [start + 1 for start in starts[1:]] + [len(tokens)]
-    return [(start, end) for start, end in zip(starts, ends, strict=True) if end - start > 1]
+    found = []
+    for start, end in zip(starts, ends, strict=True):
+        size = piece_tokens or max(end - start, 1)
+        found += [(first, min(first + size + 1, end)) for first in range(start, end - 1, size)]
+    return found
+
+
+def piece_lengths(length: int, piece_tokens: int | None) -> list[int]:
+    """Targets of every piece of a document with so many; an empty document is an empty piece."""
+    size = piece_tokens or max(length, 1)
+    return [min(size, length - first) for first in range(0, length, size)] or [0]
 
 
 def score_documents(model: LanguageModel, tapes: list[Tape], config: DocumentLora, dtype: torch.dtype, watch: Watch) -> int:
@@ -147,7 +160,7 @@ def score_documents(model: LanguageModel, tapes: list[Tape], config: DocumentLor
 
     Documents of about one length go together, so that little of a batch is empty.
     """
-    documents = [(tape, start, end) for tape in tapes for start, end in document_bounds(tape.tokens.numpy())]
+    documents = [(tape, start, end) for tape in tapes for start, end in document_bounds(tape.tokens.numpy(), config.piece_tokens)]
     documents.sort(key=lambda document: document[2] - document[1])
     batches = [documents[first : first + config.batch_documents] for first in range(0, len(documents), config.batch_documents)]
     ranks, journal = watch.ranks, watch.journal
@@ -192,13 +205,19 @@ def _costs(
     """Nats of every target of every document of some batches, each computed by one rank, and the steps made."""
     costs, steps = [[np.zeros(end - start - 1) for _, start, end in batch] for batch in batches], 0
     if ranks.rank < len(batches):
-        steps = _batch_costs(model, [tape.tokens[start:end] for tape, start, end in batches[ranks.rank]], costs[ranks.rank], config, dtype)
+        sequences = [_from_bos(tape.tokens[start:end]) for tape, start, end in batches[ranks.rank]]
+        steps = _batch_costs(model, sequences, costs[ranks.rank], config, dtype)
     if ranks.world > 1:
         flat = [part for batch in costs for part in batch]
         whole = ranks.sum(torch.from_numpy(np.concatenate([*flat, [float(steps)]])).to(ranks.device)).cpu().numpy()
         parts = iter(np.split(whole[:-1], np.cumsum([len(part) for part in flat])[:-1]))
         costs, steps = [[next(parts) for _ in batch] for batch in costs], int(whole[-1])
     return costs, steps
+
+
+def _from_bos(tokens: Tensor) -> Tensor:
+    """The same, after BOS instead of the token before it."""
+    return torch.cat([torch.full_like(tokens[:1], BOS_ID), tokens[1:]])
 
 
 def _batch_costs(model: LanguageModel, sequences: list[Tensor], costs: list[np.ndarray], config: DocumentLora, dtype: torch.dtype) -> int:

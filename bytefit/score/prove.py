@@ -21,7 +21,7 @@ from bytefit.errors import UserError
 from bytefit.files import write_bytes
 from bytefit.progress import say
 from bytefit.score.coder import CodedProtocol
-from bytefit.score.compressed import compress, decompress, default_protocol, overhead_bytes, token_streams
+from bytefit.score.compressed import compress, decompress, default_protocol, document_ids, overhead_bytes, token_streams
 from bytefit.score.harness import Watch
 from bytefit.score.scorer import score_tapes
 from bytefit.score.tape import Tape
@@ -106,7 +106,7 @@ def prove(
         say(f"the proof failed while decoding: {error}")
         restored = False
     protocol = protocol or default_protocol(artifact)
-    tapes = [Tape(np.concatenate([[BOS_ID], stream])) for stream in token_streams(artifact, documents, protocol)]
+    tapes = [Tape(np.concatenate([[BOS_ID], stream])) for stream in token_streams(document_ids(artifact.tokenizer, documents), protocol)]
     score_tapes(artifact.model, tapes, protocol, dtype, Watch(title="scoring the proof's text"))
     nats = float(sum(tape.nats.sum() for tape in tapes))
     bits = nats / math.log(2)

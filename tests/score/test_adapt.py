@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bytefit.data.tokenizer import BOS_ID
 from bytefit.model.head import HeadConfig
 from bytefit.ranks import Ranks
 from bytefit.recipes import find_recipe
@@ -315,10 +316,26 @@ def test_documents_do_not_see_each_other(tiny_model, tokens) -> None:
         assert np.abs(again - whole).max() < 1e-5
 
 
-def test_document_bounds_hold_every_target_once() -> None:
-    for text in ([1, 5, 6, 1, 1, 7], [5, 6, 7], [5, 1, 6], [1, 1], [1]):
-        targets = [t for start, end in document_bounds(np.array(text)) for t in range(start + 1, end)]
-        assert targets == list(range(1, len(text)))
+@pytest.mark.parametrize("piece_tokens", [None, 1, 2, 3])
+def test_document_bounds_hold_every_target_once(piece_tokens) -> None:
+    for text in ([1, 5, 6, 1, 1, 7], [5, 6, 7], [5, 1, 6], [1, 1], [1], [1, 5, 6, 7, 8, 9, 1, 5]):
+        bounds = document_bounds(np.array(text), piece_tokens)
+        assert [t for start, end in bounds for t in range(start + 1, end)] == list(range(1, len(text)))
+        assert all(end - start - 1 <= (piece_tokens or len(text)) for start, end in bounds)
+
+
+def test_pieces_of_a_document_are_documents(tiny_model, tokens) -> None:
+    """A piece costs what a document of the same tokens costs: it starts from BOS, and learns from itself alone."""
+    config = DocumentLora(window=8, chunk_tokens=4, lr=0.02, piece_tokens=10)
+    nats = target_nats(tiny_model, tokens, config, torch.float32)
+    bounds = document_bounds(tokens, 10)
+    assert len(bounds) > len(document_bounds(tokens))
+    for start, end in bounds:
+        piece = np.concatenate([[BOS_ID], tokens[start + 1 : end]])
+        alone = target_nats(tiny_model, piece, dataclasses.replace(config, piece_tokens=None), torch.float32)
+        assert np.abs(alone[: end - start - 1] - nats[start : end - 1]).max() < 1e-5
+    whole = target_nats(tiny_model, tokens, dataclasses.replace(config, piece_tokens=None), torch.float32)
+    assert np.abs(whole - nats).max() > 1e-2
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ from tests.score.rank_worker import PROTOCOLS
 
 ADAPT = Adapt(window=64, stride=16, chunk_tokens=1024, optimizer=AdamW(lr=0.002), epochs=1)
 LORA = DocumentLora(window=64, chunk_tokens=32, lr=0.002, batch_documents=8)
+PIECES = dataclasses.replace(LORA, piece_tokens=40)
 
 
 # Ranks
@@ -217,7 +218,9 @@ def test_scores_do_not_share_their_progress(tmp_path) -> None:
 # Proofs with adaptation
 
 
-@pytest.mark.parametrize("protocol", [ADAPT, dataclasses.replace(ADAPT, optimizer=Sgd(lr=0.01), ema_decay=0.9, temperature=0.97), LORA])
+@pytest.mark.parametrize(
+    "protocol", [ADAPT, dataclasses.replace(ADAPT, optimizer=Sgd(lr=0.01), ema_decay=0.9, temperature=0.97), LORA, PIECES]
+)
 def test_any_bytes_survive_compression_while_learning(tiny_run, protocol) -> None:
     artifact = load_artifact(tiny_run.artifact)
     for contents in ([], [b""], [b"x"], [b"", b"two", b""], [bytes(range(256)) * 4, b"and words. " * 90]):

@@ -1,0 +1,26 @@
+"""Bits per byte against artifact bytes, L(N), and against training seconds: ``pocket`` at lab size.
+
+    python benchmarks/scaling.py speed --data web
+    OMP_NUM_THREADS=1 python benchmarks/scaling.py run --data web --workers 2
+
+For each N the width is one whose weights have four to six bits each in N bytes; everything else is the recipe's, and so are 300 s of
+training on two cores. Then, at a million bytes, less and more time. The clock is turned into steps by ``speed`` (``timed.py`` says why).
+"""
+
+from timed import Entry, main
+
+
+def of_bytes(budget: int, dim: int, num_heads: int) -> Entry:
+    settings = (
+        f"pack.budget_bytes={budget}",
+        f"model.dim={dim}",
+        *(f"model.attention.{k}={num_heads}" for k in ("num_heads", "num_kv_heads")),
+    )
+    return Entry(f"{budget // 1000} kB", "pocket", settings)
+
+
+SIZES = [of_bytes(250_000, 96, 2), of_bytes(500_000, 128, 2), of_bytes(1_000_000, 192, 3), of_bytes(2_000_000, 256, 4)]
+TIMES = [Entry(f"{seconds} s", "pocket", seconds=seconds) for seconds in (75, 150, 600)]
+
+if __name__ == "__main__":
+    main([*SIZES, *TIMES], "scaling", __doc__)

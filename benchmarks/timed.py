@@ -1,0 +1,151 @@
+"""Runs that take as many steps as a clock allows on two idle cores: what ``systems.py`` and ``scaling.py`` have in common.
+
+A shared machine's speed changes from minute to minute, so ``speed`` first finds out how many steps each entry takes a second: short runs by
+the clock, all entries in turn, several rounds, nothing else running; the median round counts. ``run`` then trains for so many steps, which
+a busy machine cannot change. Calibration on training text is inside the clock.
+
+One line of JSON a run is appended to ``--out``; runs that are there already are left out, and a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from record import provenance, write
+
+from bytefit.data.dataset import Dataset, open_dataset
+from bytefit.files import read_json
+from bytefit.recipes import find_recipe
+from bytefit.recipes.eleven import CALIBRATION_SECONDS
+from bytefit.run.folder import RunFolder
+from bytefit.run.steps import new_model, val_tokens
+from bytefit.score.scorer import score
+from bytefit.score.windows import Full
+from bytefit.train.checkpoint import load_checkpoint
+
+CONTEST_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is trained, under which name, and for how long by the clock."""
+
+    name: str
+    recipe: str
+    settings: tuple[str, ...] = ()
+    seconds: float = 300.0
+
+    @property
+    def training_seconds(self) -> float:
+        """What is left of the clock for training: without what calibrating on training text may take."""
+        recipe = find_recipe(self.recipe)
+        reserve = recipe.train.reserve_seconds
+        if recipe.calibrate is not None and type(recipe.calibrate.source).__name__ == "TrainingText":
+            reserve = reserve or CALIBRATION_SECONDS * self.seconds / CONTEST_SECONDS  # as_submitted forms leave nothing, against the rules
+        return self.seconds - min(reserve, self.seconds / 4)
+
+    @property
+    def words(self) -> list[str]:
+        return [word for setting in self.settings for word in ("--set", setting)]
+
+
+def measure_speed(entries: list[Entry], options: argparse.Namespace, made_by: dict[str, Any]) -> None:
+    """Steps a second of every entry, in turn, and the steps that fit its clock."""
+    rates: dict[str, list[float]] = {entry.name: [] for entry in entries}
+    for _, entry in itertools.product(range(options.rounds), entries):
+        path = options.runs / f"{options.steps.stem}-speed"
+        shutil.rmtree(path, ignore_errors=True)
+        command = ["bytefit", "train", entry.recipe, "--seconds", str(options.seconds), "--set", "train.reserve_seconds=0", *entry.words]
+        subprocess.run([sys.executable, "-m", *command, "--data", str(options.data), "--out", str(path)], check=True)
+        state = read_json(path / "checkpoint" / "state.json")
+        rates[entry.name].append(state["step"] / state["seconds"]["train"])
+        print(f"{entry.name}: {rates[entry.name][-1]:.3f} steps a second", file=sys.stderr, flush=True)
+        shutil.rmtree(path)
+        measured = [e for e in entries if rates[e.name]]
+        steps = {e.name: round(statistics.median(rates[e.name]) * e.training_seconds) for e in measured}
+        write(options.steps, made_by | {"steps_per_second": rates, "steps": steps, "seconds": {e.name: e.seconds for e in entries}})
+
+
+def last_weights_bits_per_byte(folder: RunFolder, dataset: Dataset) -> float:
+    """Of the last weights of training, before any averaging; non-overlapping windows, as ``val_bpb_float``."""
+    recipe = folder.read_recipe()
+    model = new_model(recipe)
+    model.load_state_dict(load_checkpoint(folder.checkpoint).weights)
+    tokens = val_tokens(dataset, recipe.score.max_bytes)
+    return score(model.eval(), tokens, dataset.byte_table, Full(window=recipe.score.window), torch.float32).bits_per_byte
+
+
+def measure(entry: Entry, seed: int, steps: int, options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
+    path = options.runs / f"{options.out.stem}-{entry.name}-s{seed}"
+    command = ["bytefit", "run", entry.recipe, "--steps", str(steps), "--seed", str(seed), "--set", "score.max_bytes=1000000", *entry.words]
+    where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
+    done = subprocess.run([sys.executable, "-m", *command, *where], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{entry.name}, seed {seed}: {done.stderr[-500:]}")
+    subprocess.run([sys.executable, "-m", "bytefit", "audit", str(path)], capture_output=True)
+    folder = RunFolder(path)
+    findings = read_json(folder.audit)
+    row: dict[str, Any] = {"name": entry.name, "seed": seed, "seconds": entry.seconds, "command": shlex.join(command)}
+    row["audit"] = {verdict: [f["class"] for f in findings if f["verdict"] == verdict] for verdict in ("pass", "fail")}
+    row["val_bpb_last"] = last_weights_bits_per_byte(folder, dataset)
+    row["headline"] = folder.read_recipe().score.headline
+    summary = json.loads(done.stdout)
+    summary.pop("sample")
+    return row | {"summary": summary}
+
+
+def run_entries(entries: list[Entry], options: argparse.Namespace, made_by: dict[str, Any]) -> None:
+    """Every entry with every seed, the seeds one after the other."""
+    dataset, lock = open_dataset(options.data), Lock()
+    steps = read_json(options.steps)["steps"]
+    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    done = {(row["name"], row["seed"]) for row in rows}
+    todo = [(entry, seed) for seed, entry in itertools.product(options.seeds, entries) if (entry.name, seed) not in done]
+
+    def do(pair: tuple[Entry, int]) -> None:
+        entry, seed = pair
+        row = measure(entry, seed, steps[entry.name], options, dataset) | {key: made_by[key] for key in ("commit", "machine")}
+        with lock, open(options.out, "a") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        summary = row["summary"]
+        print(f"{entry.name}, seed {seed}: {summary['val_bpb']:.4f}, {summary['artifact_bytes']:,} bytes", file=sys.stderr, flush=True)
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        try:
+            for _ in pool.map(do, todo[: options.most]):
+                pass
+        except (KeyboardInterrupt, RuntimeError) as error:
+            pool.shutdown(cancel_futures=True)
+            sys.exit(f"{error or 'stopped'}\nwhat is finished is kept; start it again to go on")
+
+
+def main(entries: list[Entry], name: str, description: str | None) -> None:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "run"))
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"some of: {', '.join(entry.name for entry in entries)}")
+    parser.add_argument("--rounds", type=int, default=3, help="of speed")
+    parser.add_argument("--seconds", type=float, default=15, help="of each short run of speed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--most", type=int, help="stop after so many runs")
+    parser.add_argument("--workers", type=int, default=1, help="runs at once (give each one thread: OMP_NUM_THREADS=1)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
+    parser.add_argument("--steps", type=Path, default=Path(f"benchmarks/results/{name}_steps.json"))
+    parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{name}.jsonl"))
+    options = parser.parse_args()
+    options.runs.mkdir(parents=True, exist_ok=True)
+    chosen = [entry for entry in entries if options.only is None or entry.name in options.only]
+    (measure_speed if options.what == "speed" else run_entries)(chosen, options, provenance())
