@@ -160,3 +160,13 @@ def _field(place: Any, name: str, path: str) -> Any:
         known = ", ".join(key for key in place if key != "type")
         raise UserError(f"{path}: {place.get('type', 'this')} has no field {name!r}; it has: {known}")
     return place[name]
+
+
+def first_difference(held: Any, wanted: Any, path: str = "") -> str:
+    """The first place where two JSON values differ, in words; empty where they are equal."""
+    if held == wanted:
+        return ""
+    if isinstance(held, dict) and isinstance(wanted, dict):
+        key = next(key for key in [*held, *wanted] if held.get(key) != wanted.get(key))
+        return first_difference(held.get(key), wanted.get(key), f"{path}.{key}" if path else key)
+    return f"{path} is {held!r}, not {wanted!r}"

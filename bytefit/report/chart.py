@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT = 640, 260
@@ -36,6 +36,32 @@ def line_chart(xs: Sequence[float], ys: Sequence[float], *, x_label: str, y_labe
     parts.append(f'<text x="{(WIDTH + LEFT) / 2}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>')
     parts.append(f'<text x="{LEFT}" y="14">{escape(y_label)}</text></svg>')
     return "".join(parts)
+
+
+def strip_chart(rows: Mapping[str, Sequence[float]], *, x_label: str) -> str:
+    """A row a name: a dot for every value and a bar at their mean. A whole SVG file, readable on light and dark pages."""
+    low, high = (edge(value for values in rows.values() for value in values) for edge in (min, max))
+    margin = 0.08 * (high - low) or 0.01
+    low, high = low - margin, high + margin
+    height = 44 + 46 * len(rows) + 34
+
+    def place(value: float) -> float:
+        return 24 + (value - low) / (high - low) * (WIDTH - 48)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="system-ui, sans-serif" font-size="13">',
+        "<style>text{fill:#57606a}.grid{stroke:#8c959f55}@media(prefers-color-scheme:dark){text{fill:#c9d1d9}}</style>",
+    ]
+    for tick in round_ticks(low, high):
+        parts.append(f'<line class="grid" x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="16" y2="{height - 36}"/>')
+        parts.append(f'<text x="{place(tick):.1f}" y="{height - 22}" text-anchor="middle">{tick:g}</text>')
+    for i, (name, values) in enumerate(rows.items()):
+        y, mean = 44 + 46 * i, place(sum(values) / len(values))
+        parts.append(f'<text x="24" y="{y - 12}">{escape(name)}</text>')
+        parts.append(f'<line x1="{mean:.1f}" x2="{mean:.1f}" y1="{y - 6}" y2="{y + 14}" stroke="#d9480f" stroke-width="2"/>')
+        parts += [f'<circle cx="{place(value):.1f}" cy="{y + 4}" r="5" fill="#2e6fdb" fill-opacity="0.7"/>' for value in values]
+    parts.append(f'<text x="{WIDTH / 2}" y="{height - 5}" text-anchor="middle">{escape(x_label)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def round_ticks(low: float, high: float, count: int = 5) -> list[float]:
