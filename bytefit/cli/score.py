@@ -8,8 +8,9 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from bytefit.artifact.load import Artifact, load_artifact
+from bytefit.artifact.load import load_artifact
 from bytefit.cli.options import Verbs, add_verb, open_finished, show_result
+from bytefit.cli.protocols import CODED, PROTOCOLS, protocol_of
 from bytefit.config import apply_settings, to_json
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.dtypes import resolve_dtype
@@ -18,19 +19,15 @@ from bytefit.files import write_json
 from bytefit.ledger import Ledger
 from bytefit.ranks import join_ranks
 from bytefit.run.steps import agreed_dtype, check_fits, forget_progress, prove_step, score_step, val_tokens
-from bytefit.score.adapt import Adapt, DocumentLora
 from bytefit.score.coder import CodedProtocol
-from bytefit.score.compressed import default_protocol
 from bytefit.score.harness import ChunkResult, Watch
 from bytefit.score.journal import Journal
 from bytefit.score.prove import Proof, cut_documents, prove
-from bytefit.score.scorer import ScoreProtocol, score
-from bytefit.score.windows import Full, Sliding
+from bytefit.score.scorer import score
+from bytefit.score.windows import Full
 from bytefit.train.machine import keep_freed_memory
 
 PROOF_BYTES = 65_536
-CHUNK_TOKENS = 8_192  # of adapting, where an artifact says nothing of it
-PROTOCOLS = ("full", "sliding", "adapt", "documents")
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -57,7 +54,7 @@ def add_verbs(verbs: Verbs) -> None:
         "  bytefit prove model.bytefit --data mydata --protocol adapt",
     )  # fmt: skip
     _add_target(verb)
-    verb.add_argument("--protocol", choices=PROTOCOLS[1:], help="for an artifact (default: the one it was packed with)")
+    verb.add_argument("--protocol", choices=CODED, help="for an artifact (default: the one it was packed with)")
     verb.set_defaults(do=do_prove)
 
 
@@ -67,34 +64,6 @@ def _add_target(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--bytes", type=int, metavar="N", help="only the first N bytes of validation text, to the end of a document")
 
 
-def protocol_of(artifact: Artifact, options: argparse.Namespace) -> ScoreProtocol:
-    """The artifact's own protocol, or one of the kind that was asked for, with the options' replacements. Raises UserError."""
-    own = default_protocol(artifact)
-    window = own.window if options.window is None else options.window
-    stride = min(own.chunk_tokens if isinstance(own, DocumentLora) else own.stride, window) if options.stride is None else options.stride
-    kind = options.protocol or {Sliding: "sliding", Adapt: "adapt", DocumentLora: "documents"}[type(own)]
-    if kind in ("full", "documents") and options.stride is not None:
-        raise UserError(f"--stride {options.stride} belongs to --protocol sliding or adapt")
-    if kind in ("adapt", "documents") and options.contest:
-        raise UserError("--contest belongs to --protocol full or sliding")
-    if kind in ("full", "sliding") and options.set:
-        raise UserError(f"--set {options.set[0]}: the protocol {kind} has no further fields; use --window and --stride")
-    settings = [assignment.partition("=")[::2] for assignment in options.set]
-    try:
-        if kind == "full":
-            return Full(window=window, contest=options.contest)
-        if kind == "sliding":
-            return Sliding(window=window, stride=stride, contest=options.contest)
-        changes = [("window", str(window))] + ([("stride", str(stride))] if kind == "adapt" else [])
-        if kind == "adapt":
-            adapt = own if isinstance(own, Adapt) else Adapt(window=own.window, stride=min(stride, own.window), chunk_tokens=CHUNK_TOKENS)
-            return apply_settings(adapt, changes + settings)
-        lora = own if isinstance(own, DocumentLora) else DocumentLora(window=own.window, chunk_tokens=min(32, own.window))
-        return apply_settings(lora, changes + settings)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
 def do_score(options: argparse.Namespace) -> None:
     if options.target.is_dir():
         _score_run(options)
@@ -102,7 +71,8 @@ def do_score(options: argparse.Namespace) -> None:
     artifact, dataset, ranks = load_artifact(options.target), _needed_data(options), join_ranks()
     check_fits(artifact, dataset)
     keep_freed_memory()
-    protocol = protocol_of(artifact, options)
+    given = {"window": options.window, "stride": options.stride, "contest": options.contest, "settings": options.set}
+    protocol = protocol_of(artifact, options.protocol, **given)
     tokens, dtype = val_tokens(dataset, options.bytes), agreed_dtype("auto", ranks)
     key = {"artifact": artifact.sha256, "dataset": dataset.sha256, "targets": len(tokens) - 1, "dtype": str(dtype)}
     journal = Journal.of(options.target.parent, f"{options.target.name}.score", key | {"protocol": to_json(protocol)})
@@ -165,8 +135,7 @@ def do_prove(options: argparse.Namespace) -> None:
         else:  # not the run's own proof: leave that alone
             proof = _prove_aside(folder.artifact, dataset, options.bytes, None)
     else:
-        wanted = argparse.Namespace(protocol=options.protocol, window=None, stride=None, contest=False, set=[])
-        protocol = protocol_of(load_artifact(options.target), wanted) if options.protocol else None
+        protocol = protocol_of(load_artifact(options.target), options.protocol) if options.protocol else None
         assert not isinstance(protocol, Full)
         proof = _prove_aside(options.target, _needed_data(options), options.bytes, protocol)
     came_back = "restored" if proof.restored else "NOT restored"

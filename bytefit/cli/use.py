@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 import time
 from pathlib import Path
 
-from bytefit.artifact.load import load_artifact
+from bytefit.artifact.load import Artifact, load_artifact
 from bytefit.cli.options import Verbs, add_verb, show_result
+from bytefit.cli.protocols import CODED, protocol_of
 from bytefit.errors import UserError
 from bytefit.files import read_bytes, write_bytes
 from bytefit.progress import say
 from bytefit.score.compressed import compress, decompress
 from bytefit.score.generate import generate
+from bytefit.score.windows import Full
 
 
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
         verbs, "generate", "continue a text with an artifact",
         '  bytefit generate runs/demo/model.bytefit --prompt "Return the"\n'
-        "  bytefit generate model.bytefit --prompt-file start.txt --tokens 400 --temperature 0.7 --seed 3",
+        "  bytefit generate model.bytefit --prompt-file start.txt --tokens 400 --temperature 0.7 --seed 3\n"
+        "  bytefit generate model.bytefit --repl\n\n"
+        "with --repl every line that you type begins a text; an empty line goes on with the last one.",
     )  # fmt: skip
     verb.add_argument("artifact", type=Path)
     verb.add_argument("--prompt", default="", help="text to continue (default: none)")
     verb.add_argument("--prompt-file", type=Path, metavar="FILE", help="read the prompt from a file")
+    verb.add_argument("--repl", action="store_true", help="ask for one text after another, until the end of input (Ctrl-D)")
     verb.add_argument("--tokens", type=int, default=200, metavar="N", help="most tokens to write (default: 200)")
     verb.add_argument("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest (default: 0.8)")
     verb.add_argument("--top-p", type=float, default=0.95, metavar="P", help="sample from the likeliest P (default: 0.95)")
@@ -34,11 +40,14 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
         verbs, "compress", "compress files with an artifact",
         "  bytefit compress model.bytefit notes.txt --out notes.bytefitz\n"
-        "  bytefit compress model.bytefit a.txt b.bin --out both.bytefitz",
+        "  bytefit compress model.bytefit a.txt b.bin --out both.bytefitz\n"
+        "  bytefit compress model.bytefit notes.txt --protocol sliding\n\n"
+        "an artifact that learns while it scores compresses best, and slowly; --protocol sliding does not learn.",
     )  # fmt: skip
     verb.add_argument("artifact", type=Path)
     verb.add_argument("files", nargs="+", type=Path, metavar="FILE", help="any files; each is one document")
     verb.add_argument("--out", type=Path, metavar="FILE", help="(default: FILE.bytefitz)")
+    verb.add_argument("--protocol", choices=CODED, help="(default: the one that the artifact was packed with)")
     verb.set_defaults(do=do_compress)
     verb = add_verb(
         verbs, "decompress", "restore what compress wrote",
@@ -53,31 +62,57 @@ def add_verbs(verbs: Verbs) -> None:
 
 def do_generate(options: argparse.Namespace) -> None:
     artifact = load_artifact(options.artifact)
+    if options.repl:
+        if options.json:
+            raise UserError("--json prints one document; leave out --repl")
+        repl(artifact, options)
+        return
     prompt = read_bytes(options.prompt_file) if options.prompt_file else os.fsencode(options.prompt)
-    start, pieces = time.perf_counter(), []
     if not options.json:
         sys.stdout.buffer.write(prompt)
-    for piece in generate(
-        artifact, prompt, num_tokens=options.tokens, temperature=options.temperature, top_p=options.top_p, seed=options.seed
-    ):
+    text, count, seconds = speak(artifact, prompt, options, options.seed, aloud=not options.json)
+    if options.json:
+        show_result(options, {"text": text.decode("utf-8", "replace"), "tokens": count, "seconds": round(seconds, 3)}, "")
+
+
+def speak(artifact: Artifact, prompt: bytes, options: argparse.Namespace, seed: int, *, aloud: bool) -> tuple[bytes, int, float]:
+    """The prompt and its continuation, how many tokens that took, and the seconds; printed as they come, and the speed after them."""
+    start, pieces = time.perf_counter(), []
+    settings = {"num_tokens": options.tokens, "temperature": options.temperature, "top_p": options.top_p, "seed": seed}
+    for piece in generate(artifact, prompt, **settings):
         pieces.append(piece)
-        if not options.json:
+        if aloud:
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
     seconds = time.perf_counter() - start
-    if options.json:
-        text = (prompt + b"".join(pieces)).decode("utf-8", "replace")
-        show_result(options, {"text": text, "tokens": len(pieces), "seconds": round(seconds, 3)}, "")
-        return
-    print()
-    say(f"({len(pieces)} tokens, {len(pieces) / max(seconds, 1e-9):.0f} tokens/s)")
+    if aloud:
+        print(flush=True)
+        say(f"({len(pieces)} tokens, {len(pieces) / max(seconds, 1e-9):.0f} tokens/s)")
+    return prompt + b"".join(pieces), len(pieces), seconds
+
+
+def repl(artifact: Artifact, options: argparse.Namespace) -> None:
+    """Continue every line of the input; an empty line goes on with the text so far."""
+    text = b""
+    for turn in itertools.count():
+        if sys.stdin.isatty():
+            print("> ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.buffer.readline()
+        if not line:
+            return
+        text = line.rstrip(b"\r\n") or text
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
+        text, _, _ = speak(artifact, text, options, options.seed + turn, aloud=True)
 
 
 def do_compress(options: argparse.Namespace) -> None:
     artifact = load_artifact(options.artifact)
     documents = [read_bytes(file) for file in options.files]
     out = options.out or options.files[0].with_name(options.files[0].name + ".bytefitz")
-    data = compress(artifact, documents)
+    protocol = protocol_of(artifact, options.protocol) if options.protocol else None
+    assert not isinstance(protocol, Full)
+    data = compress(artifact, documents, protocol)
     write_bytes(out, data)
     size = sum(map(len, documents))
     bits_per_byte = 8 * len(data) / max(1, size)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -83,6 +84,31 @@ def test_verbs_on_an_artifact(tiny_run, dataset, tmp_path, capsys) -> None:
     code, out, _ = run(capsys, "generate", artifact, "--prompt", "The", "--tokens", "12", "--json")
     assert code == 0
     assert json.loads(out)["text"].startswith("The")
+
+
+def test_repl_continues_line_after_line(tiny_run, capsysbinary, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"The river\n\nA quiet")))
+    assert main(["generate", str(tiny_run.artifact), "--repl", "--tokens", "5"]) == 0
+    out, err = capsysbinary.readouterr()
+    assert err.count(b"tokens/s") == 3
+    first = out[: out.index(b"\n", len(b"The river"))]
+    assert first.startswith(b"The river")
+    rest = out[len(first) + 1 :]
+    assert rest.startswith(first)  # an empty line goes on with the text so far
+    assert b"A quiet" in rest[len(first) :]
+
+
+def test_compress_by_another_protocol(tiny_run, tmp_path, capsys) -> None:
+    text, sizes = tmp_path / "a.txt", {}
+    text.write_bytes(b"The quiet river runs by the old mill. " * 40)
+    for protocol in (None, "sliding", "documents"):
+        words = ["--protocol", protocol] if protocol else []
+        code, out, _ = run(capsys, "compress", tiny_run.artifact, text, "--out", tmp_path / "z", "--json", *words)
+        assert code == 0
+        sizes[protocol] = json.loads(out)["bytes_out"]
+        assert run(capsys, "decompress", tiny_run.artifact, tmp_path / "z", "--out", tmp_path / "back")[0] == 0
+        assert (tmp_path / "back").read_bytes() == text.read_bytes()
+    assert sizes["documents"] < sizes["sliding"]  # it learns what repeats
 
 
 def test_pack_again_into_fewer_bytes(dataset, tmp_path, capsys) -> None:
