@@ -114,4 +114,4 @@ def _protocol_notes(artifact: Artifact) -> tuple[str, str]:
         protocol = Sliding(window=context, stride=context - context // 2)
         learning_note = "This model was packed to learn from the text while it reads; the page does not. "
     fewest = protocol.window - protocol.stride + 1
-    return f"{fewest} to {protocol.window} tokens before it, document mark included, or all there are", learning_note
+    return f"the {fewest} to {protocol.window} tokens before it (at the start all there are)", learning_note

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,6 +77,10 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
         out.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
 
+    def quit(self) -> None:
+        self._session = ""
+        self.call("Browser.close")
+
     def _next(self, deadline: float) -> Any:
         while b"\0" not in self._buffer:
             if not select.select([self._read_from], [], [], max(0.0, deadline - time.monotonic()))[0]:
@@ -96,25 +102,27 @@ class Browser:
             self.requests.append(parameters["request"]["url"])
 
 
+# DevTools reads descriptor 3 and writes descriptor 4; a small Python in between puts the pipes there.
+_START = "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
+
+
 @contextmanager
 def open_browser(profile: Path) -> Iterator[Browser]:
     """Start Chromium with a profile of its own; it ends with the block."""
     assert CHROMIUM is not None
-    to_read, to_write = os.pipe()
-    from_read, from_write = os.pipe()
-    # DevTools reads descriptor 3 and writes descriptor 4.
-    start = f'exec "$0" "$@" 3<&{to_read} 4>&{from_write}'
+    pipes = [*os.pipe(), *os.pipe()]
+    to_read, to_write, from_read, from_write = (fcntl.fcntl(pipe, fcntl.F_DUPFD_CLOEXEC, 10) for pipe in pipes)
+    for pipe in pipes:
+        os.close(pipe)
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}", "--remote-debugging-pipe"]
-    process = subprocess.Popen(
-        ["sh", "-c", start, CHROMIUM, *flags], pass_fds=(to_read, from_write), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-c", _START, str(to_read), str(from_write), CHROMIUM, *flags]
+    process = subprocess.Popen(command, pass_fds=(to_read, from_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.close(to_read)
     os.close(from_write)
     try:
         browser = Browser(to_write, from_read)
         yield browser
-        browser._session = ""
-        browser.call("Browser.close")
+        browser.quit()
     finally:
         os.close(to_write)
         os.close(from_read)

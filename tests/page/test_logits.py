@@ -20,9 +20,7 @@ def both(node, tmp_path_factory):
     """By model the logits (T, V) of the page and of PyTorch, from one artifact."""
     folder = tmp_path_factory.mktemp("models")
     ids_BT = tokens(1, NUM_TOKENS)
-    paths = [
-        write_artifact(folder / f"{i}.bytefit", random_model(for_bytes(config))) for i, config in enumerate(MODELS.values())
-    ]
+    paths = [write_artifact(folder / f"{i}.bytefit", random_model(for_bytes(config))) for i, config in enumerate(MODELS.values())]
     got = node("logits", [{"path": in_browser_codecs(path), "ids": ids_BT[0].tolist()} for path in paths])
     with torch.no_grad():
         want = [load_artifact(path).model.logits(ids_BT)[0] for path in paths]

@@ -12,11 +12,17 @@ from bytefit.artifact.tokenizer_part import pack_tokenizer
 from bytefit.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, TokenizerConfig, train_tokenizer
 
 TEXTS = [
-    "", " ", "   ", "\n", "a", "The quiet river.", "  two  spaces \n\n\ttab  ", "trailing ", "\r\nwindows\r\n", "12345 1984 3.14 0x1F",
-    "café naïve cafe\u0301", "🙂🙃👩‍👩‍👧‍👦🏳️‍🌈", "日本語のテキスト、中文", "Ελληνικά и русский", "\ufb01ligature \uff21\uff22 ½ ² ㍿", "\u2581literal mark\u2581",
-    "<s> </s> <unk> <0x41> <pad>", "\u00a0nbsp\u3000wide\u200bzero\ufeffmark", "\0null\x01\x7f", "\ufeffmark first", "aaaaaaaaaaaaaaaaaaaaaaaaaa",
-    "the the the ththth heheh", "ＨＡＬＦ ﾊﾝｶｸ ｶﾞ", "\U0010ffff\U00010000 \ud7ff\ue000",
-]  # fmt: skip
+    *("", " ", "   ", "\n", "a", "The quiet river.", "  two  spaces \n\n\ttab  ", "trailing ", "\r\nwindows\r\n", "a" * 27),
+    *("12345 1984 3.14 0x1F", "the the the ththth heheh", "café naïve cafe\u0301", "🙂🙃👩‍👩‍👧‍👦🏳️‍🌈", "日本語のテキスト、中文"),
+    *(
+        "Ελληνικά и русский",
+        "\ufb01ligature \uff21\uff22 ½ ² ㍿",
+        "ＨＡＬＦ ﾊﾝｶｸ ｶﾞ",
+        "\u2581literal mark\u2581",
+        "<s> </s> <unk> <0x41> <pad>",
+    ),
+    *("\u00a0nbsp\u3000wide\u200bzero\ufeffmark", "\0null\x01\x7f", "\ufeffmark first", "\U0010ffff\U00010000 \ud7ff\ue000"),
+]
 
 
 def random_texts(count: int, alphabet: str) -> list[str]:
