@@ -1,4 +1,4 @@
-// Runs the page's own modules for the tests: `node examine.mjs MODULES TASK` with the task's argument as JSON on stdin, the answer on stdout.
+// Runs the page's own modules for the tests: `node examine.mjs MODULES TASK`, the task's argument as JSON on stdin, its answer on stdout.
 
 import { readFileSync } from "node:fs";
 
@@ -55,8 +55,9 @@ const TASKS = {
       const tokenizer = readTokenizer(bytesOf(path));
       return texts.map((hex) => {
         const bytes = new Uint8Array(Buffer.from(hex, "hex"));
+        const text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
         const exact = tokenizer.encode(bytes);
-        return { plain: tokenizer.encodeText(new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes)), exact, decoded: hexOf(tokenizer.decode(exact)) };
+        return { plain: tokenizer.encodeText(text), exact, decoded: hexOf(tokenizer.decode(exact)) };
       });
     }),
 

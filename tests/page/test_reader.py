@@ -38,7 +38,8 @@ def python_bits_per_byte(path, text: str) -> float:
 
 def test_bits_per_byte_equal_pythons_while_a_text_is_edited(node, path) -> None:
     """The same box reads all of them in turn, and reads again only what has changed."""
-    texts = [LONG, LONG[:100], LONG[:100] + " and on" * 20, "Now " + LONG, "N", LONG[:40] + "?" + LONG[41:]]
+    texts = [LONG, LONG + "cat", LONG + "cow", LONG[:100], LONG[:100] + " and on" * 20, "Now " + LONG, "N", LONG[:40] + "?" + LONG[41:]]
+    texts += ["The end.", "The ant."]
     answers = node("read", {"path": in_browser_codecs(path), "texts": texts})
     for text, costs in zip(texts, answers, strict=True):
         bits_per_byte = sum(cost["bits"] for cost in costs) / len(text.encode())

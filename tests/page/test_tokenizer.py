@@ -12,7 +12,19 @@ from bytefit.artifact.tokenizer_part import pack_tokenizer
 from bytefit.data.tokenizer import ByteTokenizer, SentencePieceTokenizer, TokenizerConfig, train_tokenizer
 
 TEXTS = [
-    *("", " ", "   ", "\n", "a", "The quiet river.", "  two  spaces \n\n\ttab  ", "trailing ", "\r\nwindows\r\n", "a" * 27),
+    *(
+        "",
+        " ",
+        "   ",
+        "\n",
+        "a",
+        "The quiet river.",
+        "  two  spaces \n\n\ttab  ",
+        "trailing ",
+        "\r\nwindows\r\n",
+        "a" * 27,
+        "haaa  aaaaa   mmm mmmmmmm",
+    ),
     *("12345 1984 3.14 0x1F", "the the the ththth heheh", "café naïve cafe\u0301", "🙂🙃👩‍👩‍👧‍👦🏳️‍🌈", "日本語のテキスト、中文"),
     *(
         "Ελληνικά и русский",
@@ -44,6 +56,7 @@ def with_dummy_prefix(documents: list[str]) -> SentencePieceTokenizer:
 def tokenizers(dataset, documents):
     return {
         "identity": dataset.tokenizer,
+        "repeats": train_tokenizer(TokenizerConfig(vocab_size=400), lambda: [*documents, "haaaa  aaa   hmmmmm " * 200]),
         "nmt_nfkc": train_tokenizer(TokenizerConfig(vocab_size=320, normalization="nmt_nfkc"), lambda: documents),
         "dummy prefix": with_dummy_prefix(documents),
         "bytes": ByteTokenizer(),
@@ -71,6 +84,7 @@ def test_the_texts_tell_the_tokenizers_apart(tokenizers) -> None:
     """What makes the test above able to fail: normalisation and byte pieces matter in these texts."""
     found = [tokenizer.encode(TEXTS) for tokenizer in tokenizers.values()]
     assert all(a != b for i, a in enumerate(found) for b in found[:i])
+    assert {"aa", "mm"} & set(tokenizers["repeats"].pieces)  # of "aaa" the first two are merged, not the last
     identity = tokenizers["identity"]
     assert any(identity.decode(ids) != text.encode() for ids, text in zip(identity.encode(TEXTS), TEXTS, strict=True))
     assert any(identity.is_byte[ids].any() for ids in identity.encode(TEXTS))

@@ -33,6 +33,8 @@ def streams() -> dict[str, tuple[list[np.ndarray], list[int]]]:
         "trellises": ([normal(90, 40), normal(90, 40), normal(30, 7)], [4, 8, 0]),
         "rows and columns of all sizes": ([normal(120, 50) * rng.integers(1, 90, 50) * rng.integers(1, 90, 120)[:, None]], [8]),
         "predictable": ([walk(200, 60), normal(70, 20), walk(150, 30)], [0, 4, 8]),
+        "predictable too late": ([np.concatenate([normal(70, 40), walk(200, 40)])], [0]),
+        "predictable at first": ([np.concatenate([walk(100, 40), normal(100, 40)])], [4]),
         "wide": ([normal(70, 1100)], [0]),
         "extreme": ([extreme(70, 40), extreme(20, 1200), np.full((80, 30), LARGEST_CODE, np.int32), extreme(90, 30)], [0, 8, 4, 0]),
         "zeros, then signs": ([np.zeros((80, 30), np.int32), rng.choice([-LARGEST_CODE, LARGEST_CODE], (80, 30))], [0, 0]),

@@ -13,7 +13,8 @@ const KINDS = [
 /** The expanded sections by kind (Map of Uint8Array). Throws where a checksum or a size is wrong. */
 export async function readSections(data) {
   const view = viewOf(data);
-  if (new TextDecoder().decode(data.subarray(0, 8)) !== MAGIC || data[8] !== VERSION) throw new Error("this is no artifact that the page can read");
+  const magic = new TextDecoder().decode(data.subarray(0, 8));
+  if (magic !== MAGIC || data[8] !== VERSION) throw new Error("this is no artifact that the page can read");
   const payloadStart = HEAD_SIZE + data[9] * ENTRY_SIZE;
   if (crc32(data.subarray(0, payloadStart)) !== view.getUint32(data.length - 4, true)) throw new Error("the artifact's header is damaged");
   const sections = new Map();

@@ -4,7 +4,7 @@ import { BOS_ID } from "./language_model.mjs";
 
 const NUM_LIKELIEST = 5;
 
-/** The artifact's own protocol where it is one of sliding windows that fit; else windows of the context, of which the newer half is coded. */
+/** The artifact's own protocol where it is one of sliding windows that fit; else windows of the context, whose newer half is coded. */
 export function windowsOf({ config: { context }, notes }) {
   const protocol = notes.protocol;
   if (protocol?.type === "Sliding" && protocol.window <= context) return { window: protocol.window, stride: protocol.stride };

@@ -22,14 +22,16 @@ export function setUpSurprise(artifact) {
     if (ended) delete document.body.dataset.reading;
   }
 
-  /** The map follows the costs: what has not changed at its head stays. */
+  /** The map follows the costs: groups of tokens that have not changed stay. */
   function show(numBytes) {
-    const groups = groupsOf(reader.costs, artifact.tokenizer);
-    let same = 0;
-    while (same < Math.min(groups.length, shown.length) && isSame(groups[same], shown[same])) same++;
+    let numTokens = 0, same = 0;
+    while (same < shown.length && shown[same].costs.at(-1) === reader.costs[numTokens + shown[same].costs.length - 1]) {
+      numTokens += shown[same++].costs.length;
+    }
     while (map.childNodes.length > same) map.lastChild.remove();
-    map.append(...groups.slice(same).map(spanOf));
-    shown = groups;
+    const added = groupsOf(reader.costs.slice(numTokens), artifact.tokenizer);
+    map.append(...added.map(spanOf));
+    shown = [...shown.slice(0, same), ...added];
     if (!map.contains(picked)) pick(null);
     const bits = reader.costs.reduce((sum, cost) => sum + cost.bits, 0);
     const read = reader.costs.reduce((sum, cost) => sum + artifact.tokenizer.tokenBytes[cost.id].length, 0);
@@ -77,10 +79,6 @@ function groupsOf(costs, tokenizer) {
     open = [];
   }
   return groups;
-}
-
-function isSame(a, b) {
-  return a.text === b.text && a.bits === b.bits;
 }
 
 function spanOf({ text, bits }) {

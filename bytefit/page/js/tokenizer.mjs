@@ -79,7 +79,8 @@ export function readTokenizer(raw) {
 
 function bytesTokenizer() {
   const tokenBytes = Array.from({ length: 260 }, (_, id) => (id < 4 ? new Uint8Array() : Uint8Array.of(id - 4)));
-  return new Tokenizer(tokenBytes, tokenBytes.map((_, id) => id < 4), (text) => Array.from(new TextEncoder().encode(text), (byte) => byte + 4));
+  const encodeText = (text) => Array.from(new TextEncoder().encode(text), (byte) => byte + 4);
+  return new Tokenizer(tokenBytes, tokenBytes.map((_, id) => id < 4), encodeText);
 }
 
 /** [name, score, type] of every piece: the standard ones, then the artifact's own, whose scores count down from 0. */
