@@ -75,7 +75,7 @@ def test_the_likeliest_continuation_is_pythons(node, path) -> None:
 
 
 def test_sampling_follows_the_probabilities(node, path) -> None:
-    """Of the first token, over seeds: temperature 1 gives the model's distribution; a small top-p leaves the likeliest alone."""
+    """Of the first token, over seeds: temperature 1 gives the model's distribution; top-p leaves the likeliest that hold p together."""
     artifact = load_artifact(path)
     with torch.no_grad():
         logits_V = artifact.model.logits(torch.tensor([[BOS_ID]]))[0, 0]
@@ -88,3 +88,7 @@ def test_sampling_follows_the_probabilities(node, path) -> None:
     assert abs(share - expected) < 4 * math.sqrt(expected * (1 - expected) / 600)
     assert len(set(drawn)) > 5
     assert set(node("first_tokens", task | {"options": task["options"] | {"topP": 0.01}})) == {token}
+    mass, order = probabilities.sort(descending=True)
+    half = order[mass.cumsum(0) - mass < 0.5].tolist()
+    assert 1 < len(half) < len(set(drawn))
+    assert set(node("first_tokens", task | {"options": task["options"] | {"topP": 0.5}})) == set(half)

@@ -31,15 +31,18 @@ export function* generate({ model, tokenizer }, prompt, { numTokens, temperature
 }
 
 function sample(logits_V, temperature, topP, random) {
-  const order = Array.from(logits_V.keys()).sort((a, b) => logits_V[b] - logits_V[a]);
-  if (temperature === 0) return order[0];
-  const weights = order.map((id) => Math.exp((logits_V[id] - logits_V[order[0]]) / temperature));
-  const total = weights.reduce((sum, weight) => sum + weight, 0);
-  let kept = 0, before = 0;
-  while (kept < weights.length && before < topP * total) before += weights[kept++];
-  let left = random() * before;
+  const largest = logits_V.reduce((a, b) => Math.max(a, b));
+  if (temperature === 0) return logits_V.indexOf(largest);
+  const weights_V = Float64Array.from(logits_V, (logit) => Math.exp((logit - largest) / temperature));
+  const total = weights_V.reduce((sum, weight) => sum + weight, 0);
+  // Tokens up to this weight hold at most 1 - topP together: they are never drawn, and need not be sorted.
+  const least = ((1 - topP) * total) / weights_V.length;
+  const order = Array.from(weights_V.keys()).filter((id) => weights_V[id] > least).sort((a, b) => weights_V[b] - weights_V[a]);
+  let kept = 0, mass = 0;
+  while (kept < order.length && mass < topP * total) mass += weights_V[order[kept++]];
+  let left = random() * mass;
   for (let k = 0; k < kept - 1; k++) {
-    left -= weights[k];
+    left -= weights_V[order[k]];
     if (left < 0) return order[k];
   }
   return order[kept - 1];
