@@ -15,13 +15,17 @@ const bytesOf = (path) => new Uint8Array(readFileSync(path));
 const hexOf = (array) => Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("hex");
 
 const TASKS = {
-  /** Streams of codes: every matrix, int32 in hexadecimal. */
+  /** Streams of codes: every matrix, int32 in hexadecimal; or what is wrong with the stream. */
   streams: async (streams) =>
     streams.map(({ path, shapes, trellis }) => {
-      const stream = new CodeStream(bytesOf(path));
-      const matrices = shapes.map(([rows, columns], i) => hexOf(stream.matrix(rows, columns, trellis[i])));
-      stream.end();
-      return matrices;
+      try {
+        const stream = new CodeStream(bytesOf(path));
+        const matrices = shapes.map(([rows, columns], i) => hexOf(stream.matrix(rows, columns, trellis[i])));
+        stream.end();
+        return matrices;
+      } catch (error) {
+        return error.message;
+      }
     }),
 
   /** Artifacts: the layout, and every weight, fp32 in hexadecimal. */

@@ -11,6 +11,7 @@ import torch
 from bytefit.artifact.load import load_artifact
 from bytefit.config import to_json
 from bytefit.data.tokenizer import BOS_ID
+from bytefit.score.compressed import default_protocol
 from bytefit.score.generate import generate
 from bytefit.score.scorer import score
 from bytefit.score.windows import Sliding
@@ -22,16 +23,16 @@ LONG = "Far longer than a window of this model: café, 1984 and 🙂.\n" * 3
 
 @pytest.fixture(scope="module", params=["all together", "all together, other forms"])
 def path(request, tmp_path_factory):
-    """A model whose protocol has windows that are shorter than its context."""
+    """A model with a protocol whose windows are shorter than its context, and one without a protocol."""
     model = random_model(for_bytes(CONFIGS[request.param]))
-    notes = {"protocol": to_json(Sliding(window=30, stride=11))}
+    notes = {"protocol": to_json(Sliding(window=30, stride=11))} if request.param == "all together" else {}
     return write_artifact(tmp_path_factory.mktemp("reader") / "model.bytefit", model, notes=notes)
 
 
 def python_bits_per_byte(path, text: str) -> float:
     artifact = load_artifact(path)
     ids = np.array([BOS_ID, *artifact.tokenizer.encode_exact(text.encode())])
-    found = score(artifact.model, ids, artifact.byte_table, Sliding(window=30, stride=11), torch.float32)
+    found = score(artifact.model, ids, artifact.byte_table, default_protocol(artifact), torch.float32)
     assert found.bytes == len(text.encode())
     return found.bits_per_byte
 

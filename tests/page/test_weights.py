@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,15 +42,29 @@ def streams() -> dict[str, tuple[list[np.ndarray], list[int]]]:
     }
 
 
+def stream_task(path, matrices: list[np.ndarray], trellis: list[int], cut: int = 0) -> dict[str, Any]:
+    """Write the stream, without its last ``cut`` bytes; how node is asked for it."""
+    data = encode_codes(matrices, trellis)
+    path.write_bytes(data[: len(data) - cut])
+    return {"path": str(path), "shapes": [codes.shape for codes in matrices], "trellis": trellis}
+
+
 def test_streams_of_codes(node, tmp_path) -> None:
-    tasks = []
-    for i, (matrices, trellis) in enumerate(streams().values()):
-        path = tmp_path / f"{i}.codes"
-        path.write_bytes(encode_codes(matrices, trellis))
-        tasks.append({"path": str(path), "shapes": [codes.shape for codes in matrices], "trellis": trellis})
+    tasks = [stream_task(tmp_path / f"{i}.codes", *stream) for i, stream in enumerate(streams().values())]
     for (name, (matrices, _)), decoded in zip(streams().items(), node("streams", tasks), strict=True):
         for codes, got in zip(matrices, decoded, strict=True):
             assert np.array_equal(np.frombuffer(bytes.fromhex(got), "<i4").reshape(codes.shape), codes), name
+
+
+def test_what_does_not_decode_is_refused(node, tmp_path) -> None:
+    """Streams that are cut short; and codes beyond what doubles can follow, rather than wrong ones: 9,000 of the largest in a row."""
+    codes = np.arange(300, dtype=np.int32).reshape(20, 15)
+    cut = stream_task(tmp_path / "cut", [codes], [0], cut=1)
+    large = stream_task(tmp_path / "large", [np.full((2, 9000), LARGEST_CODE, np.int32)], [0])
+    assert node("streams", [cut, large]) == [
+        "the artifact's codes do not decode",
+        "the artifact's codes are too large for this page's numbers",
+    ]
 
 
 @pytest.fixture(scope="module")

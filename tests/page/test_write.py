@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -20,6 +21,7 @@ from bytefit.data.tokenizer import SentencePieceTokenizer
 from bytefit.page import lacks
 from bytefit.page.write import MODULES, browser_artifact, page_script, write_page
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
+from bytefit.score.windows import Sliding
 from tests.model.parts import BASE, CONFIGS, random_model
 from tests.page.artifacts import QUANT, for_bytes, write_artifact
 from tests.page.conftest import MODULES as FOLDER
@@ -62,6 +64,17 @@ def test_the_page_needs_nothing_else(path, tmp_path) -> None:
     assert load_artifact(path).sha256 in text
     held = base64.b64decode(re.search(r'id="artifact">([^<]+)<', text)[1])
     assert held == browser_artifact(path.read_bytes())[0]
+
+
+def test_the_page_says_what_a_token_sees(tmp_path) -> None:
+    """The model's own windows; where its protocol learns from the text, windows of its context of 48 tokens, and that it does not learn."""
+    sliding, learning = Sliding(window=30, stride=11), find_recipe("pr1171", "tiny").score.adapt
+    for protocol, window, learns in ((sliding, "20 to 30", False), (dataclasses.replace(learning, window=32), "25 to 48", True)):
+        path = write_artifact(tmp_path / "model.bytefit", random_model(for_bytes(BASE)), notes={"protocol": to_json(protocol)})
+        write_page(path, tmp_path / "page.html")
+        text = (tmp_path / "page.html").read_text()
+        assert f"the {window} tokens before it" in text
+        assert ("to learn from the text while it reads" in text) == learns
 
 
 @pytest.mark.parametrize("codec", ["context", "brotli", "lzma"])
