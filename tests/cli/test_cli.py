@@ -264,8 +264,16 @@ def test_artifact_on_a_foreign_dataset(tiny_run, write, tmp_path, capsys, docume
     assert "tokenizer is not the one of" in err
 
 
-def test_help_shows_examples() -> None:
-    for verb in ([], ["run"], ["data", "build"], ["score"], ["audit"], ["compress"], ["show"], ["generate"], ["page"]):
-        done = subprocess.run([sys.executable, "-m", "bytefit", *verb, "--help"], capture_output=True, text=True)
-        assert done.returncode == 0
-        assert "examples:\n  bytefit" in done.stdout
+def test_help_shows_examples(capsys) -> None:
+    verbs = ("run", "train", "pack", "report", "score", "prove", "audit", "compare", "compress", "decompress", "show", "generate", "page")
+    for verb in ([], ["data", "build"], *([name] for name in verbs)):
+        with pytest.raises(SystemExit) as stop:
+            main([*verb, "--help"])
+        assert stop.value.code == 0
+        assert "examples:\n  bytefit" in capsys.readouterr().out
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "bytefit", "--version"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("bytefit ")
