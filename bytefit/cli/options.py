@@ -13,8 +13,8 @@ from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
 from bytefit.recipes.recipe import Recipe
+from bytefit.run.beside import dataset_for
 from bytefit.run.folder import RunFolder, data_of
-from bytefit.run.steps import dataset_for
 from bytefit.train.machine import keep_freed_memory
 
 Verbs = Any  # argparse's sub-parsers object, whose class is private

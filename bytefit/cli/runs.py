@@ -80,7 +80,7 @@ def do_pack(options: argparse.Namespace) -> None:
     write_json(folder.recipe, to_json(recipe))
     for of_another in (folder.score, folder.proof, folder.proof_text, folder.summary, folder.audit, folder.report):
         of_another.unlink(missing_ok=True)
-    size, budget = len(packed.data), recipe.pack.budget_bytes
+    size, budget = len(packed.data), recipe.pack.artifact_bytes
     show_result(options, read_json(folder.pack), f"{folder.artifact}: {size:,} of {budget:,} bytes ({budget - size:,} left)")
 
 

@@ -17,9 +17,9 @@ from bytefit.errors import CheckFailed, UserError
 from bytefit.files import write_json
 from bytefit.ledger import Ledger
 from bytefit.ranks import join_ranks
-from bytefit.run.steps import agreed_dtype, check_fits, forget_progress, prove_step, score_step, val_tokens
-from bytefit.score.adapt import Adapt, DocumentLora
-from bytefit.score.coder import CodedProtocol
+from bytefit.run.beside import prove_step
+from bytefit.run.steps import agreed_dtype, check_fits, forget_progress, score_step, val_tokens
+from bytefit.score.adapt import Adapt, CodedProtocol, DocumentLora
 from bytefit.score.compressed import default_protocol
 from bytefit.score.harness import ChunkResult, Watch
 from bytefit.score.journal import Journal

@@ -113,7 +113,7 @@ def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> R
         if not resume:
             raise UserError(f"{path} already holds a run; go on with it by --resume, or choose another --out")
         held = read_json(folder.recipe)
-        difference = _first_difference(_training_part(held), _training_part(record))
+        difference = first_difference(_training_part(held), _training_part(record))
         if difference:
             raise UserError(f"{path} holds a run of another recipe ({difference}); choose another --out")
         trained_on = read_json(folder.env).get("dataset_sha256") if folder.env.exists() else None
@@ -154,11 +154,11 @@ def _training_part(record: Any) -> Any:
     )
 
 
-def _first_difference(held: Any, wanted: Any, path: str = "") -> str:
+def first_difference(held: Any, wanted: Any, path: str = "") -> str:
     """The first place where two JSON values differ, in words; empty where they are equal."""
     if held == wanted:
         return ""
     if isinstance(held, dict) and isinstance(wanted, dict):
         key = next(key for key in [*held, *wanted] if held.get(key) != wanted.get(key))
-        return _first_difference(held.get(key), wanted.get(key), f"{path}.{key}" if path else key)
+        return first_difference(held.get(key), wanted.get(key), f"{path}.{key}" if path else key)
     return f"{path} is {held!r}, not {wanted!r}"

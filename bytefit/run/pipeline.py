@@ -16,16 +16,14 @@ from bytefit.progress import say
 from bytefit.ranks import Ranks
 from bytefit.recipes.recipe import Recipe
 from bytefit.report.page import write_report
+from bytefit.run.beside import compare_compressors, dataset_for, prove_step
 from bytefit.run.folder import RunFolder, data_of, open_run
 from bytefit.run.steps import (
     check_before_training,
-    compare_compressors,
-    dataset_for,
     fit_recipe_to,
     forget_progress,
     fresh,
     pack_step,
-    prove_step,
     score_step,
     train_step,
 )
