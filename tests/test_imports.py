@@ -9,7 +9,7 @@ import bytefit
 
 ROOT = Path(bytefit.__file__).parent
 # Each layer may import the layers before it. Files at the top of the package are the common ground.
-LAYERS = ["base", "data", "model", "optim", "quant", "train", "artifact", "score", "recipes", "report", "run", "audit", "cli"]
+LAYERS = ["base", "data", "model", "optim", "quant", "train", "artifact", "score", "recipes", "report", "run", "audit", "submit", "cli"]
 BASE_FILES = {"compiled", "dtypes", "errors", "config", "ledger", "files", "progress", "ranks", "__init__"}
 
 
