@@ -60,7 +60,7 @@ def _results(entry: Entry) -> str:
 
 def _machine(run: SeedRun) -> str:
     hardware = run.evidence.summary["hardware"]
-    return f"{hardware['gpu'] or hardware['cpu']}, {hardware['threads']} threads, {hardware['system']}"
+    return f"{hardware['gpu'] or hardware['cpu']}, threads: {hardware['threads']}, {hardware['system']}"
 
 
 def _bytes(entry: Entry, submission: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,14 +34,23 @@ def tiny_recipe(dataset: Dataset) -> Recipe:
     """Eight steps in fp32, and exactly the room that the script takes."""
     settings = {
         "train.steps": "8", "train.dtype": "float32", "train.optimizer.matrices.dtype": "float32", "calibrate.windows": "16",
-        "score.max_bytes": "3000", "score.proof_bytes": "300", "pack.budget_bytes": str(CAP),
+        "score.max_bytes": "1500", "score.proof_bytes": "60", "pack.budget_bytes": str(CAP),
         "model.vocab_size": str(dataset.tokenizer.vocab_size),
     }  # fmt: skip
     recipe = apply_settings(find_recipe("pocket", "tiny"), list(settings.items()))
     return replace(recipe, pack=replace(recipe.pack, code_bytes=len(script_for(recipe, "float32"))))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Runs and scripts compute with as many threads, so that they compute the same."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="package")
 def runs(dataset, tmp_path_factory) -> list[RunFolder]:
     """Finished runs; tests read them and must not change them."""
     folders = []
@@ -61,7 +71,7 @@ class Record:
         return self.folder / "train_gpt.py"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def record(runs, tmp_path_factory) -> Record:
     out = tmp_path_factory.mktemp("records") / "record"
     assert main(["submit", *(str(run.path) for run in reversed(runs)), "--out", str(out), *AUTHOR]) == 0
@@ -89,7 +99,7 @@ def top_entries(package: str) -> set[str]:
     return entries
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def site(record, tmp_path_factory) -> Path:
     """Like the site-packages of a fresh environment after ``pip install -r requirements.txt``."""
     site = tmp_path_factory.mktemp("site")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
 
+from bytefit.audit.checklist import audit
 from bytefit.cli import main
 from bytefit.data.build import build_dataset, split_documents
 from bytefit.data.tokenizer import TokenizerConfig
 from bytefit.errors import CheckFailed
+from bytefit.run import pipeline
 from bytefit.run.folder import RunFolder
 from bytefit.submit.bundle import script_for, settings_of
 from bytefit.submit.record import check_starts_alone
+from tests.conftest import ONE_RANK
 from tests.submit.conftest import AUTHOR, CAP, SEEDS
 
 KEYS = """
@@ -123,19 +127,31 @@ def test_over_the_cap(copies, tmp_path, capsys) -> None:
     """The code's bytes count, and the message says how many are too many, and what an artifact may take."""
     sizes = [run.artifact.stat().st_size for run in copies]
     cap = 90_001
-    for run in copies:
-        edit(run.recipe, lambda recipe: recipe["pack"].update(budget_bytes=cap, code_bytes=0))
+    for copy in copies:
+        edit(copy.recipe, lambda recipe: recipe["pack"].update(budget_bytes=cap, code_bytes=0))
     code_bytes = len(script_for(copies[0].read_recipe(), "float32"))
     code, said = refused(copies, tmp_path, capsys)
     assert code == 1
     for seed, size in zip(SEEDS, sizes, strict=True):
         assert f"seed {seed} is {code_bytes + size - cap:,} bytes over ({code_bytes:,} of code + {size:,} of artifact)" in said
     assert f"an artifact may take {cap - code_bytes:,}: give the run's own command again with --resume --count-code" in said
-    for run in copies:
-        edit(run.recipe, lambda recipe: recipe["pack"].update(budget_bytes=30_000))
+    for copy in copies:
+        edit(copy.recipe, lambda recipe: recipe["pack"].update(budget_bytes=30_000))
     code, said = refused(copies, tmp_path, capsys)
     assert code == 1
     assert said.endswith("the code alone takes more than that: choose a larger --bytes")
+
+
+def test_room_is_made_in_a_finished_run(copies, dataset) -> None:
+    """Packed, scored and proven again, not trained again; its audit holds."""
+    folder = copies[0]
+    before, recipe = json.loads(folder.ledger.read_text()), folder.read_recipe()
+    smaller = replace(recipe, pack=replace(recipe.pack, code_bytes=recipe.pack.code_bytes + 1000))
+    summary = pipeline.run(smaller, data=None, out=folder.path, resume=True, ranks=ONE_RANK)
+    assert summary["artifact_bytes"] == folder.artifact.stat().st_size <= smaller.pack.artifact_bytes
+    after = json.loads(folder.ledger.read_text())
+    assert (after["train"], after["calibrate"]) == (before["train"], before["calibrate"])
+    assert [finding for finding in audit(folder, dataset) if finding.verdict == "fail"] == []
 
 
 def test_a_run_whose_audit_fails(copies, tmp_path, capsys) -> None:
