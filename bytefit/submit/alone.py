@@ -43,6 +43,8 @@ def enter(script: Path, settings: dict[str, Any]) -> NoReturn:
         code, said = 1, str(error)
     except Interrupted as stop:
         code, said = 130, f"{stop}; go on with --resume"
+    except KeyboardInterrupt:
+        code, said = 130, "interrupted"
     else:
         end_process(0)
     print(f"{script.name}: {said}", file=sys.stderr)

@@ -47,7 +47,7 @@ def script_for(recipe: Recipe, score_dtype: str = "bfloat16") -> bytes:
     text = json.dumps(packed, ensure_ascii=False, separators=(",", ":")).encode()
     payload = base64.b85encode(bz2.compress(text, 9)).decode()
     head = stripped(Path(loader.__file__).read_text())
-    return f'{HEAD}{head}\nstart(__file__, "{payload}")\n'.encode()
+    return f'{HEAD}{head}\npayload = "{payload}"\nstart(__file__, payload)\n'.encode()  # a traceback shows the last line
 
 
 def with_room_for_code(recipe: Recipe) -> Recipe:

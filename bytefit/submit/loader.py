@@ -25,7 +25,7 @@ ENTRY = "bytefit.submit.alone"
 class Memory(MetaPathFinder, ExecutionLoader):
     """Finds and loads the modules of the package in a dictionary of sources.
 
-    Tracebacks show a module's lines: Python asks ``get_source`` for them.
+    Lines in tracebacks are those of the modules as they are unpacked.
     """
 
     def __init__(self, script: Path, sources: dict[str, str]):

@@ -12,6 +12,7 @@ from bytefit.errors import CheckFailed, UserError
 from bytefit.submit import alone as program
 from bytefit.submit.bundle import settings_of
 from bytefit.submit.closure import closure
+from bytefit.submit.record import check_starts_alone
 from tests.submit.conftest import CAP, SEEDS
 
 
@@ -40,14 +41,14 @@ def test_it_trains_to_the_same_artifact(record, runs, dataset, alone, tmp_path) 
     assert f"val_bpb: {record.submission['seed_results'][str(SEEDS[1])]['val_bpb']:.8f}" in done.out
 
 
-def test_a_script_that_lacks_a_module_does_not_start(record, alone, tmp_path) -> None:
-    """Even though bytefit is installed here: nothing is taken from there."""
+def test_nothing_is_taken_from_anywhere_else(record, tmp_path) -> None:
+    """A script that lacks a module does not start, even where bytefit is installed, as it is here."""
     unpacked = tmp_path / "unpacked"
-    source = record.script.read_text()
-    code = compile(source.replace("start(__file__", "payload = (__file__"), "train_gpt.py", "exec")
-    space = {"__file__": str(record.script), "__name__": "test"}
-    exec(code, space)
-    packed = json.loads(space["bz2"].decompress(space["base64"].b85decode(space["payload"][1])))
+    *lines, last = record.script.read_text().splitlines(keepends=True)
+    assert last == "start(__file__, payload)\n"
+    space: dict = {"__name__": "test"}
+    exec("".join(lines), space)
+    packed = json.loads(space["bz2"].decompress(space["base64"].b85decode(space["payload"])))
     memory = space["Memory"](record.script, packed["sources"])
     memory.unpack(unpacked)
     files = {str(path.relative_to(unpacked)): path.read_text() for path in unpacked.rglob("*.py")}
@@ -59,6 +60,11 @@ def test_a_script_that_lacks_a_module_does_not_start(record, alone, tmp_path) ->
     assert memory.find_spec("numpy", None) is None
     assert memory.find_spec("bytefit.score.tape", None).loader is memory
     assert memory.get_source("bytefit.score") == ""
+    less = tmp_path / "train_gpt.py"
+    payload = space["base64"].b85encode(space["bz2"].compress(json.dumps(packed).encode())).decode()
+    less.write_text("".join([*lines[:-1], f'payload = "{payload}"\n', last]))
+    with pytest.raises(CheckFailed, match=r"it says: ModuleNotFoundError: train_gpt\.py holds no module bytefit\.score\.windows"):
+        check_starts_alone(less)
 
 
 def test_unpacking_needs_no_package(record, tmp_path) -> None:
