@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ class Entry:
     def cap(self) -> int:
         return self.recipe.pack.budget_bytes
 
-    @cached_property
+    @property
     def bytes_total(self) -> int:
         """Of the largest seed, the code included."""
         return len(self.script) + max(run.artifact_bytes for run in self.runs)
