@@ -239,7 +239,7 @@ def test_artifact_on_a_foreign_dataset(tiny_run, write, tmp_path, capsys, docume
 
 
 def test_help_shows_examples() -> None:
-    for verb in ([], ["run"], ["data", "build"], ["score"], ["audit"], ["compress"], ["show"], ["generate"]):
+    for verb in ([], ["run"], ["data", "build"], ["score"], ["audit"], ["submit"], ["compress"], ["show"], ["generate"]):
         done = subprocess.run([sys.executable, "-m", "bytefit", *verb, "--help"], capture_output=True, text=True)
         assert done.returncode == 0
         assert "examples:\n  bytefit" in done.stdout
