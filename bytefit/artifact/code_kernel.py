@@ -8,18 +8,11 @@ All compiled functions are in this file because numba's cache watches the caller
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
 import numpy as np
-from numba import njit
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
+from bytefit.compiled import compiled
 
-
-def _compiled(function: _Function) -> _Function:
-    return cast(_Function, njit(cache=True, error_model="numpy")(function))
-
+_compiled = compiled(error_model="numpy")
 
 # --- Range coder with carry (Martin 1979): a 32-bit range is narrowed by 16-bit probabilities.
 

@@ -29,7 +29,8 @@ class PackConfig:
     """How weights become bytes.
 
     Attributes:
-        budget_bytes: most bytes of the whole file.
+        budget_bytes: the cap: most bytes of the artifact, and of the code that is counted with it.
+        code_bytes: of these, left for the code (0: the artifact may have them all). A submission counts its script; docs/submission.md.
         quant: how the weights of each role are rounded.
         codec: ``context`` is the entropy coder for codes; the others compress the codes as bytes.
         fit: turn the dial (steps of all grids together) so that the file uses the budget; off keeps the grids as they are.
@@ -41,12 +42,20 @@ class PackConfig:
     codec: CodecName = "context"
     fit: bool = True
     zero_ones: float = 0.0
+    code_bytes: int = 0
 
     def __post_init__(self) -> None:
         if self.budget_bytes < 1:
             raise ValueError(f"budget_bytes {self.budget_bytes} must be above 0")
+        if not 0 <= self.code_bytes < self.budget_bytes:
+            raise ValueError(f"code_bytes {self.code_bytes:,} of code leave nothing of budget_bytes {self.budget_bytes:,} to the artifact")
         if not 0 <= self.zero_ones <= 1:
             raise ValueError(f"zero_ones {self.zero_ones} must lie in 0..1")
+
+    @property
+    def artifact_bytes(self) -> int:
+        """Most bytes of the artifact."""
+        return self.budget_bytes - self.code_bytes
 
 
 @dataclass(frozen=True)
@@ -185,14 +194,14 @@ def pack(
     statistics: Statistics | None = None,
     notes: dict[str, Any] | None = None,
 ) -> Packed:
-    """Quantise and encode a model so that the file holds at most ``config.budget_bytes``.
+    """Quantise and encode a model so that the file holds at most ``config.artifact_bytes``.
 
     Raises:
         UserError: the budget is below what this model can be packed into; the message gives the least.
     """
     packer = Packer(weights, infos, model, tokenizer, config, statistics=statistics, notes=notes)
     if config.fit:
-        packed, _, attempts = solve(packer, config.budget_bytes)
+        packed, _, attempts = solve(packer, config.artifact_bytes)
         packed = replace(packed, attempts=attempts)
     else:
         packed = _as_it_is(packer)
@@ -203,7 +212,7 @@ def pack(
 
 
 def _as_it_is(packer: Packer) -> Packed:
-    budget = packer.config.budget_bytes
+    budget = packer.config.artifact_bytes
     packed = packer.at(1.0)
     if len(packed.data) > budget:
         raise UserError(

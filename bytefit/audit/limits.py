@@ -14,9 +14,10 @@ CLOCK_SLACK = 1.0  # seconds: the last step or batch may end after the clock
 
 
 def check_limits(run: Evidence) -> list[Finding]:
-    size, budget = len(read_bytes(run.folder.artifact)), run.recipe.pack.budget_bytes
+    size, pack = len(read_bytes(run.folder.artifact)), run.recipe.pack
+    left = f" ({pack.code_bytes:,} of the cap of {pack.budget_bytes:,} are left for code)" if pack.code_bytes else ""
     return [
-        judged(26, size <= budget, f"{size:,} bytes of {budget:,}"),
+        judged(26, size <= pack.artifact_bytes, f"{size:,} bytes of {pack.artifact_bytes:,}{left}"),
         _decimal(run, size),
         _codec(run),
         skipped(29, "the artifact holds model, tokenizer and settings; code is counted when a submission is made"),

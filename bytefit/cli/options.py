@@ -13,8 +13,9 @@ from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
 from bytefit.recipes.recipe import Recipe
+from bytefit.run.beside import dataset_for
 from bytefit.run.folder import RunFolder, data_of
-from bytefit.run.steps import dataset_for
+from bytefit.submit.bundle import with_room_for_code
 from bytefit.train.machine import keep_freed_memory
 
 Verbs = Any  # argparse's sub-parsers object, whose class is private
@@ -36,7 +37,8 @@ def add_verb(verbs: Verbs, name: str, summary: str, examples: str) -> argparse.A
 def add_recipe_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("recipe", help=f"{', '.join(SYSTEMS)}; or pocket; NAME{AS_SUBMITTED} is a contest system as it really ran")
     verb.add_argument("--size", help="full, lab or tiny (default: lab)")
-    verb.add_argument("--bytes", type=int, metavar="N", help="most bytes of the artifact")
+    verb.add_argument("--bytes", type=int, metavar="N", help="most bytes of the artifact, and of the code where that counts")
+    verb.add_argument("--count-code", action="store_true", help="leave room in --bytes for the code of a submission (docs/submission.md)")
     verb.add_argument("--seconds", type=float, metavar="S", help="training seconds")
     verb.add_argument("--steps", type=int, metavar="N", help="training steps instead of seconds (comparable across machines)")
     verb.add_argument("--seed", type=int, metavar="N", help="seed of weights and batches")
@@ -60,7 +62,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         if not equals:
             raise UserError(f"--set {assignment}: write PATH=VALUE, for example --set model.dim=96")
         settings.append((path, text))
-    return apply_settings(recipe, settings)
+    recipe = apply_settings(recipe, settings)
+    return with_room_for_code(recipe) if options.count_code else recipe
 
 
 def add_run_options(verb: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from bytefit.report.scoreboard import scoreboard
 from bytefit.run.folder import RunFolder
 from bytefit.run.pipeline import prepare, run
 from bytefit.run.steps import pack_step, train_step
+from bytefit.submit.bundle import with_room_for_code
 
 PROOF_BYTES = 65_536
 
@@ -40,6 +41,7 @@ def add_verbs(verbs: Verbs) -> None:
     )  # fmt: skip
     verb.add_argument("run", type=Path, help="run folder")
     verb.add_argument("--bytes", type=int, metavar="N", help="another budget than the recipe's")
+    verb.add_argument("--count-code", action="store_true", help="leave room in it for the code of a submission (docs/submission.md)")
     verb.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="replace a field of calibrate or pack")
     verb.set_defaults(do=do_pack)
     verb = add_verb(verbs, "report", "write report.html again from a run's files", "  bytefit report runs/a")
@@ -76,11 +78,13 @@ def do_pack(options: argparse.Namespace) -> None:
     if options.bytes is not None:
         settings.append(("pack.budget_bytes", str(options.bytes)))
     recipe = apply_settings(recipe, settings)
+    if options.count_code:
+        recipe = with_room_for_code(recipe)
     packed = pack_step(folder, recipe, dataset, Ledger())
     write_json(folder.recipe, to_json(recipe))
     for of_another in (folder.score, folder.proof, folder.proof_text, folder.summary, folder.audit, folder.report):
         of_another.unlink(missing_ok=True)
-    size, budget = len(packed.data), recipe.pack.budget_bytes
+    size, budget = len(packed.data), recipe.pack.artifact_bytes
     show_result(options, read_json(folder.pack), f"{folder.artifact}: {size:,} of {budget:,} bytes ({budget - size:,} left)")
 
 

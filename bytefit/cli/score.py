@@ -18,8 +18,9 @@ from bytefit.errors import CheckFailed, UserError
 from bytefit.files import write_json
 from bytefit.ledger import Ledger
 from bytefit.ranks import join_ranks
-from bytefit.run.steps import agreed_dtype, check_fits, forget_progress, prove_step, score_step, val_tokens
-from bytefit.score.coder import CodedProtocol
+from bytefit.run.beside import prove_step
+from bytefit.run.steps import agreed_dtype, check_fits, forget_progress, score_step, val_tokens
+from bytefit.score.adapt import CodedProtocol
 from bytefit.score.harness import ChunkResult, Watch
 from bytefit.score.journal import Journal
 from bytefit.score.prove import Proof, cut_documents, prove

@@ -18,13 +18,13 @@ import numpy as np
 
 from bytefit.config import to_json
 from bytefit.data.byte_table import byte_table
+from bytefit.data.dataset import FORMAT, dataset_hash
 from bytefit.data.shards import sha256_of, write_shards
 from bytefit.data.tokenizer import BOS_ID, Tokenizer, TokenizerConfig, read_tokenizer, train_tokenizer
 from bytefit.errors import UserError
 from bytefit.files import write_bytes, write_json
 from bytefit.progress import progress_bar, say
 
-FORMAT = 1
 ENCODE_BATCH = 256
 
 
@@ -149,12 +149,6 @@ def _replace_folder(new: Path, old: Path) -> None:
         old.rename(aside)
     new.rename(old)
     shutil.rmtree(aside, ignore_errors=True)
-
-
-def dataset_hash(tokenizer_sha256: str, splits: dict[str, Any]) -> str:
-    """One hash for everything that training and scoring read: tokenizer and shards."""
-    parts = [tokenizer_sha256] + [shard["sha256"] for name in sorted(splits) for shard in splits[name]["shards"]]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _write_split(folder: Path, name: str, documents: list[str], tokenizer: Tokenizer) -> dict[str, Any]:

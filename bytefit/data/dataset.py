@@ -1,7 +1,8 @@
 """A dataset folder opened for training and scoring.
 
 Either made by ``bytefit data build`` (it holds ``dataset.json``), or the contest's own: shards named ``*train*.bin`` and
-``*val*.bin`` with one tokenizer ``.model`` file beside them, used as they are.
+``*val*.bin`` with one tokenizer ``.model`` file beside them, used as they are. In the contest's own tree (``data/datasets/NAME``) the
+tokenizer lies in ``data/tokenizers``.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from bytefit.data.build import FORMAT, dataset_hash
 from bytefit.data.byte_table import ByteTable, byte_table
 from bytefit.data.shards import TokenStream, map_shard, sha256_of
 from bytefit.data.tokenizer import BOS_ID, Tokenizer, read_tokenizer
 from bytefit.errors import UserError
 from bytefit.files import read_json
 
+FORMAT = 1  # of dataset.json
 MAX_HASHED_BYTES = 1 << 30
 
 
@@ -52,6 +53,12 @@ class Dataset:
             if max_bytes is not None and size >= max_bytes:
                 break
         return documents
+
+
+def dataset_hash(tokenizer_sha256: str, splits: dict[str, Any]) -> str:
+    """One hash for everything that training and scoring read: tokenizer and shards."""
+    parts = [tokenizer_sha256] + [shard["sha256"] for name in sorted(splits) for shard in splits[name]["shards"]]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def open_dataset(folder: Path) -> Dataset:
@@ -101,11 +108,11 @@ def _check_hashes(folder: Path, record: dict[str, Any]) -> None:
 
 def _open_contest(folder: Path) -> Dataset:
     train, val = sorted(folder.glob("*train*.bin")), sorted(folder.glob("*val*.bin"))
-    models = sorted(folder.glob("*.model"))
+    models = sorted(folder.glob("*.model")) or sorted((folder.absolute().parent.parent / "tokenizers").glob("*.model"))
     if not train or not val:
         raise UserError(f"{folder} holds neither dataset.json nor *train*.bin and *val*.bin shards")
     if len(models) != 1:
-        raise UserError(f"{folder} holds {len(models)} tokenizer .model files; put the one that made the shards there")
+        raise UserError(f"{folder} has {len(models)} tokenizer .model files; put the one that made the shards there")
     tokenizer = read_tokenizer(models[0])
     # Hashing 16 GB of training shards at every start would take minutes: names and sizes stand for them here.
     parts = [tokenizer.sha256] + [f"{path.name} {path.stat().st_size}" for path in train] + [sha256_of(path) for path in val]

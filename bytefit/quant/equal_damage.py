@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 
+from bytefit.compiled import compiled
 from bytefit.quant.codes import COARSE, FINE, Codes, LogSteps, exponents_of
 from bytefit.quant.grid import MAX_CODE, EqualDamageGrid
 from bytefit.quant.metric import Factor, Metric
@@ -140,7 +140,7 @@ def _trellis(states: int) -> tuple[np.ndarray, np.ndarray]:
     return following.astype(np.int64), quantiser.astype(np.int64) + EVEN
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@compiled(fastmath=True, nogil=True)
 def _round_block(
     targets: np.ndarray,
     originals: np.ndarray,

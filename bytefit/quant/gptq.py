@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
+from bytefit.compiled import compiled
 from bytefit.quant.clip import Searched
 from bytefit.quant.grid import RowGrid, StepGrid
 from bytefit.quant.metric import Factor, Metric
@@ -163,7 +163,7 @@ def _with_feedback(
     return codes_NRC
 
 
-@njit(cache=True, fastmath={"contract", "nsz"}, nogil=True)
+@compiled(fastmath={"contract", "nsz"}, nogil=True)
 def _round_block(
     left: np.ndarray,
     weights: np.ndarray,

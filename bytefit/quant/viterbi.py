@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from bytefit.compiled import compiled
 
 # Prices of codes, in bits: by spread of what is rounded (in steps of the quantiser, quarter octaves), by quantiser, by magnitude.
 LOWEST_SPREAD, HIGHEST_SPREAD = -16, 40
@@ -49,7 +50,7 @@ def make_prices() -> np.ndarray:
 PRICES = make_prices()
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@compiled(fastmath=True, nogil=True)
 def _best_of_parity(y: float, quantiser: int, parity: int, prices: np.ndarray, weight: float) -> tuple[float, int]:
     """The code of this parity that costs least for a target of ``y`` half steps (steps, for plain integers): (cost, code)."""
     a = abs(y)
@@ -77,7 +78,7 @@ def _best_of_parity(y: float, quantiser: int, parity: int, prices: np.ndarray, w
     return best_cost, -best if y < 0 else best
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@compiled(fastmath=True, nogil=True)
 def choose_column(
     targets: np.ndarray,
     spreads: np.ndarray,

@@ -9,9 +9,8 @@ from bytefit.artifact.pack import PackConfig
 from bytefit.data.tokenizer import TokenizerConfig
 from bytefit.model.language_model import ModelConfig
 from bytefit.quant.calibrate import CalibrationConfig
-from bytefit.score.adapt import Adapt, DocumentLora
-from bytefit.score.coder import CodedProtocol
-from bytefit.score.windows import Sliding
+from bytefit.score.adapt import Adapt, CodedProtocol, DocumentLora
+from bytefit.score.windows import Full, Sliding
 from bytefit.train.config import TrainConfig
 
 Size = Literal["full", "lab", "tiny"]
@@ -45,6 +44,11 @@ class ScoreConfig:
             raise ValueError("score.headline is adapt, but score.adapt is null")
         if self.proof_bytes < 0 or (self.max_bytes is not None and self.max_bytes < 1):
             raise ValueError("score.proof_bytes must not be negative and score.max_bytes must be above 0 or null")
+
+    @property
+    def scored(self) -> Full | CodedProtocol:
+        """The protocol of the headline."""
+        return Full(window=self.window) if self.headline == "full" else self.coded
 
     @property
     def coded(self) -> CodedProtocol:

@@ -16,16 +16,14 @@ from bytefit.progress import say
 from bytefit.ranks import Ranks
 from bytefit.recipes.recipe import Recipe
 from bytefit.report.page import write_report
+from bytefit.run.beside import compare_compressors, dataset_for, prove_step
 from bytefit.run.folder import RunFolder, data_of, open_run
 from bytefit.run.steps import (
     check_before_training,
-    compare_compressors,
-    dataset_for,
     fit_recipe_to,
     forget_progress,
     fresh,
     pack_step,
-    prove_step,
     score_step,
     train_step,
 )
@@ -56,8 +54,11 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
     def step(result: Path, sources: list[Path], entries: tuple[str, ...], do: Callable[[], Any]) -> None:
         """Do a step unless its result is there, and keep its seconds (of the last time, where it is done again)."""
         if not fresh(result, sources):
+            calibrated = ledger.seconds["calibrate"]
             ledger.seconds |= dict.fromkeys(entries, 0.0)
             do()
+            if "calibrate" in entries and not ledger.seconds["calibrate"]:
+                ledger.seconds["calibrate"] = calibrated  # the calibration still held and was not made again
             write_json(folder.ledger, ledger.seconds)
 
     def pack_it() -> None:

@@ -17,8 +17,7 @@ from bytefit.artifact.fit import MIN_LOG
 from bytefit.artifact.load import Artifact, load_artifact
 from bytefit.artifact.pack import Packed, Packer, pack
 from bytefit.config import to_json
-from bytefit.data.dataset import Dataset, open_dataset
-from bytefit.data.embedded import embedded_dataset
+from bytefit.data.dataset import Dataset
 from bytefit.data.tokenizer import BOS_ID
 from bytefit.dtypes import DtypeName, resolve_dtype
 from bytefit.errors import UserError
@@ -42,20 +41,13 @@ from bytefit.quant.calibrate import (
 from bytefit.ranks import Ranks
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.folder import RunFolder, trained_weights
-from bytefit.score.compressors import compressors_bits_per_byte
 from bytefit.score.harness import ChunkResult, Watch
 from bytefit.score.journal import Journal
-from bytefit.score.prove import Proof, cut_documents, prove
 from bytefit.score.scorer import Score, ScoreProtocol, score
 from bytefit.score.windows import Full, Sliding
 from bytefit.train.choose import hold_out
 from bytefit.train.loop import build_loader, train
 from bytefit.train.step import plans_of
-
-
-def dataset_for(recipe: Recipe, data: Path | None) -> Dataset:
-    """The given dataset, or the embedded corpus with the recipe's tokenizer."""
-    return open_dataset(data if data is not None else embedded_dataset(recipe.tokenizer))
 
 
 def fit_recipe_to(recipe: Recipe, dataset: Dataset, *, tell: bool = True) -> Recipe:
@@ -109,9 +101,9 @@ def check_before_training(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> Non
         infos = list(model.parameter_infos())
         packer = Packer(_weights(model), infos, recipe.model, dataset.tokenizer, recipe.pack, statistics=nothing_known(infos))
         floor = packer.at(2.0**MIN_LOG)
-        if len(floor.data) > recipe.pack.budget_bytes:
+        if len(floor.data) > recipe.pack.artifact_bytes:
             raise UserError(
-                f"a budget of {recipe.pack.budget_bytes:,} bytes is impossible: even untrained and as coarse as can be, this model "
+                f"a budget of {recipe.pack.artifact_bytes:,} bytes is impossible: even untrained and as coarse as can be, this model "
                 f"takes {len(floor.data):,} bytes; raise --bytes or make the model smaller (--set model.dim=...)"
             )
 
@@ -252,19 +244,6 @@ def agreed_dtype(name: DtypeName, ranks: Ranks) -> torch.dtype:
     mine = resolve_dtype(name, ranks.device)
     (is_bf16,) = ranks.from_first([float(mine == torch.bfloat16)])
     return torch.bfloat16 if is_bf16 else torch.float32
-
-
-def prove_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Proof:
-    """Compress and restore the head of the validation text; the compressed text stays in ``proof.bytefitz``."""
-    documents = cut_documents(dataset.val_documents(recipe.score.proof_bytes), recipe.score.proof_bytes)
-    with ledger.measure("prove"):
-        return prove(folder.artifact, documents, folder.proof_text, resolve_dtype(recipe.train.dtype, "cpu"))
-
-
-def compare_compressors(dataset: Dataset, recipe: Recipe, ledger: Ledger) -> dict[str, float]:
-    """The five general-purpose compressors on the text that was scored."""
-    with ledger.measure("report"):
-        return compressors_bits_per_byte(dataset.val_documents(recipe.score.max_bytes))
 
 
 def fresh(result: Path, sources: list[Path]) -> bool:

@@ -213,3 +213,6 @@ class DocumentLora:
 def check_temperature(temperature: float) -> None:
     if not 0.5 <= temperature <= 1.5:
         raise ValueError(f"temperature {temperature} must lie in 0.5..1.5 (1 is off)")
+
+
+CodedProtocol = Sliding | Adapt | DocumentLora  # what text can be compressed with

@@ -23,7 +23,7 @@ from bytefit.errors import UserError
 from bytefit.model.language_model import Cache, LanguageModel
 from bytefit.optim.muon import ONE_RANK
 from bytefit.progress import progress_bar
-from bytefit.score.adapt import Adapt, DocumentLora
+from bytefit.score.adapt import Adapt, CodedProtocol, DocumentLora
 from bytefit.score.document_lora import DocumentLearner, chunk_batch, going_on
 from bytefit.score.learner import Learner
 from bytefit.score.scorer import for_streams
@@ -32,7 +32,6 @@ from bytefit.score.temperature import tempered
 from bytefit.score.windows import Sliding
 
 CODER_DTYPE = torch.float32  # one token a row is bound by reading the weights; fp32 is as fast as bf16 there
-CodedProtocol = Sliding | Adapt | DocumentLora
 
 
 class _Predictor:

@@ -19,9 +19,8 @@ from bytefit.artifact.load import Artifact
 from bytefit.config import from_json, to_json
 from bytefit.data.tokenizer import BOS_ID, Tokenizer
 from bytefit.errors import UserError
-from bytefit.score.adapt import DocumentLora
+from bytefit.score.adapt import CodedProtocol, DocumentLora
 from bytefit.score.coder import (
-    CodedProtocol,
     cut_into_streams,
     decode_streams,
     encode_streams,

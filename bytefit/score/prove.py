@@ -20,7 +20,7 @@ from bytefit.data.tokenizer import BOS_ID
 from bytefit.errors import UserError
 from bytefit.files import write_bytes
 from bytefit.progress import say
-from bytefit.score.coder import CodedProtocol
+from bytefit.score.adapt import CodedProtocol
 from bytefit.score.compressed import compress, decompress, default_protocol, document_ids, overhead_bytes, token_streams
 from bytefit.score.harness import Watch
 from bytefit.score.scorer import score_tapes

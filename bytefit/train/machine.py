@@ -54,5 +54,13 @@ def describe_machine() -> dict[str, Any]:
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("torch", "numpy", "sentencepiece", "constriction")},
+        **{name: installed_version(name) for name in ("torch", "numpy", "sentencepiece", "constriction")},
     }
+
+
+def installed_version(package: str) -> str | None:
+    """None where it is not installed: a submission's script runs without what it does not need."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

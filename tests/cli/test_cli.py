@@ -265,7 +265,7 @@ def test_artifact_on_a_foreign_dataset(tiny_run, write, tmp_path, capsys, docume
 
 
 def test_help_shows_examples(capsys) -> None:
-    verbs = ("run", "train", "pack", "report", "score", "prove", "audit", "compare", "compress", "decompress", "show", "generate", "page")
+    verbs = "run train pack report score prove audit compare submit compress decompress show generate page".split()
     for verb in ([], ["data", "build"], *([name] for name in verbs)):
         with pytest.raises(SystemExit) as stop:
             main([*verb, "--help"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +85,22 @@ def test_contest_folder_is_used_as_it_is(dataset, tmp_path) -> None:
         open_dataset(tmp_path)
     shutil.copy(dataset.folder / "tokenizer.model", tmp_path / "fineweb.model")
     assert (open_dataset(tmp_path).val.all() == dataset.val.all()).all()
+
+
+def test_the_contests_own_tree_keeps_its_tokenizer_apart(dataset, tmp_path, monkeypatch) -> None:
+    folder, tokenizers = tmp_path / "data" / "datasets" / "fineweb10B_sp1024", tmp_path / "data" / "tokenizers"
+    folder.mkdir(parents=True)
+    tokenizers.mkdir()
+    for side in ("train", "val"):
+        shutil.copy(dataset.folder / f"{side}_000000.bin", folder / f"fineweb_{side}_000000.bin")
+    shutil.copy(dataset.folder / "tokenizer.model", tokenizers / "fineweb_1024_bpe.model")
+    monkeypatch.chdir(tmp_path)
+    assert open_dataset(Path("data/datasets/fineweb10B_sp1024")).tokenizer.sha256 == dataset.tokenizer.sha256
+    shutil.copy(dataset.folder / "tokenizer.model", tokenizers / "fineweb_2048_bpe.model")
+    with pytest.raises(UserError, match=r"has 2 tokenizer \.model files; put the one that made the shards there"):
+        open_dataset(folder)
+    shutil.copy(dataset.folder / "tokenizer.model", folder)
+    assert open_dataset(folder).tokenizer.sha256 == dataset.tokenizer.sha256
 
 
 def test_damaged_datasets(dataset, tmp_path) -> None:
