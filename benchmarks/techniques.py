@@ -229,13 +229,14 @@ def _tried(name: str, *settings: str) -> Technique:
 
 _EMA_99 = {"type": "AverageConfig", "ema_decay": 0.99}
 POCKET = (
-    _tried("XSA in every block", _set("model.attention.exclusive", {"type": "ExclusiveConfig"})),
-    _tried("smear gate", _set("model.smear", {"type": "SmearGateConfig"})),
-    _tried("bigram hash", _set("model.bigram", {"type": "BigramHashConfig", "buckets": 2048, "dim": 48})),
+    Technique("bigram hash", "pocket", (_set("model.bigram", None),)),
+    Technique("smear gate", "pocket", (_set("model.smear", None),)),
+    Technique("XSA in every block", "pocket", (_set("model.attention.exclusive", None),)),
+    Technique("value embedding", "pocket", (_set("model.value_embedding", None),)),
+    Technique("leaky slope 0.5 in relu²", "pocket", (_set("model.mlp.slope", 0.0),)),
+    Technique("windows of 128 tokens, not 256", "pocket", (_set("train.seq_len", 256),)),
     _tried("value residual", _set("model.attention.value_residual", {"type": "ValueResidualConfig"})),
-    _tried("value embedding", _set("model.value_embedding", {"type": "ValueEmbeddingConfig", "blocks": [2], "dim": 48})),
     _tried("attention output gate", _set("model.attention.output_gate", {"type": "OutputGateConfig"})),
-    _tried("leaky slope 0.5 in relu²", _set("model.mlp.slope", 0.5)),
     _tried("MLP four times as wide", _set("model.mlp.width", 4.0)),
     _tried("rotary positions in a quarter of each head", _set("model.attention.rotary.dims", 16)),
     _tried("norms scaled by depth", _set("model.depth_scaled_norm", True)),

@@ -34,9 +34,9 @@ QUANT = QuantConfig(table=MATRICES, head=MATRICES, attention=MATRICES, mlp=MATRI
 def pocket_lab() -> Recipe:
     """1,000,000 bytes, 180 s.
 
-    Short windows mix more documents into a batch and cost less attention. Hashed and shared tables spend bytes, which are plenty, and hardly
-    any time, which is not. The position tables reach further than the windows it is trained and scored with, but how well rotary positions
-    carry over depends on the seed.
+    Short windows mix more documents into a batch and cost less attention. Hashed and shared tables spend bytes, which are plenty, and
+    hardly any time, which is not. The position tables reach further than the windows it is trained and scored with, but how well rotary
+    positions carry over depends on the seed.
     """
     return Recipe(
         name="pocket",
