@@ -63,7 +63,8 @@ class Entry:
 
 
 def measure_speed(entries: list[Entry], options: argparse.Namespace, made_by: dict[str, Any]) -> None:
-    """Steps a second of every entry, in turn, and the steps that fit its clock."""
+    """Steps a second of every entry, in turn, and the steps that fit its clock. What the file says of other entries stays."""
+    held = read_json(options.steps) if options.steps.exists() else {"steps_per_second": {}, "steps": {}, "seconds": {}, "made_by": {}}
     rates: dict[str, list[float]] = {entry.name: [] for entry in entries}
     for _, entry in itertools.product(range(options.rounds), entries):
         path = options.runs / f"{options.steps.stem}-speed"
@@ -74,9 +75,11 @@ def measure_speed(entries: list[Entry], options: argparse.Namespace, made_by: di
         rates[entry.name].append(state["step"] / state["seconds"]["train"])
         print(f"{entry.name}: {rates[entry.name][-1]:.3f} steps a second", file=sys.stderr, flush=True)
         shutil.rmtree(path)
-        measured = [e for e in entries if rates[e.name]]
-        steps = {e.name: round(statistics.median(rates[e.name]) * e.training_seconds) for e in measured}
-        write(options.steps, made_by | {"steps_per_second": rates, "steps": steps, "seconds": {e.name: e.seconds for e in entries}})
+        held["steps_per_second"][entry.name] = rates[entry.name]
+        held["steps"][entry.name] = round(statistics.median(rates[entry.name]) * entry.training_seconds)
+        held["seconds"][entry.name] = entry.seconds
+        held["made_by"][entry.name] = made_by
+        write(options.steps, held)
 
 
 def last_weights_bits_per_byte(folder: RunFolder, dataset: Dataset) -> float:
