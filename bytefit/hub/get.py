@@ -67,6 +67,7 @@ def get_dataset(name: str, out: Path, *, shards: int, documents: bool, endpoint:
             map_shard(out / file.name)
     if documents:
         _check_documents(out)
+    say("checking the tokens")
     record["complete"] = True
     write_json(out / DOWNLOAD_RECORD, record)
     dataset = open_dataset(out)

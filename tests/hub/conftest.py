@@ -18,6 +18,7 @@ NAME = "fineweb-sp1024"
 def fake_hub(monkeypatch: pytest.MonkeyPatch, tmp_path):
     pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)  # the server does not speak it
     hub = FakeHub()
     yield hub
     hub.stop()

@@ -26,7 +26,10 @@ class FakeHub(ThreadingHTTPServer):
         stall: path to how many answers stop in their middle and leave the line open.
         pause: seconds between two pieces of every answer with content.
         lies: paths whose content is not what the hub states.
-        asked: (method, path, range) of every request.
+        gone: paths that are listed and not given.
+        gated: whether a repository's owner would have to let us in.
+        asked: (method, path) of every request.
+        sent: (path, range) of every request for content that was answered with some.
     """
 
     daemon_threads = True
@@ -40,7 +43,10 @@ class FakeHub(ThreadingHTTPServer):
         self.stall: Counter[str] = Counter()
         self.pause = 0.0
         self.lies: set[str] = set()
-        self.asked: list[tuple[str, str, str | None]] = []
+        self.gone: set[str] = set()
+        self.gated = False
+        self.asked: list[tuple[str, str]] = []
+        self.sent: list[tuple[str, str | None]] = []
         self.closing = threading.Event()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -54,7 +60,7 @@ class FakeHub(ThreadingHTTPServer):
         self.server_close()
 
     def ranges_of(self, path: str) -> list[str | None]:
-        return [asked for method, at, asked in self.asked if method == "GET" and at.endswith(path) and "/resolve/" in at]
+        return [asked for at, asked in self.sent if at.endswith(path)]
 
 
 def entry(path: str, data: bytes) -> dict[str, object]:
@@ -93,7 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length)
         path = unquote(urlsplit(self.path).path)
-        self.server.asked.append((self.command, path, self.headers.get("Range")))
+        self.server.asked.append((self.command, path))
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
@@ -104,13 +110,17 @@ class Handler(BaseHTTPRequestHandler):
         elif found := re.fullmatch(r"/api/(?:datasets|models)/([^/]+/[^/]+)(?:/([a-z-]+)(?:/([^/]+)(?:/(.+))?)?)?", path):
             self.api(*found.groups(), body)
         elif found := re.fullmatch(r"(?:/datasets)?/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            self.content(*found.groups())
+            self.resolve(*found.groups())
+        elif found := re.fullmatch(r"/elsewhere/([^/]+/[^/]+)/(.+)", path):
+            self.send_content(found[2], self.server.files[found[1]][found[2]])
         else:
             self.refuse("EntryNotFound")
 
     def api(self, repo: str, verb: str | None, revision: str | None, path: str | None, body: bytes) -> None:
         files = self.server.files.get(repo)
-        if files is None:
+        if self.server.gated:
+            self.refuse("GatedRepo", 403)
+        elif files is None:
             self.refuse("RepoNotFound")
         elif verb in (None, "revision"):
             self.json({"id": repo, "sha": self.server.commit, "siblings": [{"rfilename": at} for at in files]})
@@ -132,27 +142,37 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.refuse("EntryNotFound")
 
-    def content(self, repo: str, path: str) -> None:
+    def resolve(self, repo: str, path: str) -> None:
+        """A small file, or the place where a large one lies."""
         files = self.server.files.get(repo)
-        if files is None or path not in files:
+        if files is None or path not in files or path in self.server.gone:
             self.refuse("RepoNotFound" if files is None else "EntryNotFound")
-            return
-        whole = files[path]
-        stated = hashlib.sha256(whole).hexdigest() if is_large(path) else git_hash(whole)
+        elif not is_large(path):
+            self.send_content(path, files[path], {"ETag": f'"{git_hash(files[path])}"', "X-Repo-Commit": self.server.commit})
+        else:
+            self.send_response(302)
+            self.send_header("Location", f"{self.server.url}/elsewhere/{repo}/{path}")
+            self.send_header("X-Linked-Etag", f'"{hashlib.sha256(files[path]).hexdigest()}"')
+            self.send_header("X-Linked-Size", str(len(files[path])))
+            self.send_header("X-Repo-Commit", self.server.commit)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def send_content(self, path: str, whole: bytes, headers: dict[str, str] | None = None) -> None:
         sent = bytes(len(whole)) if path in self.server.lies else whole
-        found = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        asked = self.headers.get("Range")
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")
         first, last = (int(found[1]), int(found[2] or len(sent) - 1)) if found else (0, len(sent) - 1)
         part = sent[first : last + 1]
         self.send_response(206 if found else 200)
         self.send_header("Content-Length", str(len(part)))
         if found:
             self.send_header("Content-Range", f"bytes {first}-{last}/{len(sent)}")
-        self.send_header("ETag", f'"{stated}"')
-        self.send_header("X-Linked-Etag", f'"{stated}"')
-        self.send_header("X-Linked-Size", str(len(whole)))
-        self.send_header("X-Repo-Commit", self.server.commit)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
+            self.server.sent.append((path, asked))
             self.send_part(path, first, part)
 
     def send_part(self, path: str, first: int, part: bytes) -> None:
@@ -181,11 +201,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def refuse(self, code: str) -> None:
-        data = b'{"error": "not found"}'
-        self.send_response(404)
+    def refuse(self, code: str, status: int = 404) -> None:
+        data = b'{"error": "refused"}'
+        self.send_response(status)
         self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", "not found")
+        self.send_header("X-Error-Message", "refused")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command != "HEAD":

@@ -55,11 +55,9 @@ def test_a_second_call_fetches_what_is_missing_or_damaged(contest_hub, tmp_path)
     damaged = bytearray((out / SHARD).read_bytes())
     damaged[-1] ^= 1
     (out / SHARD).write_bytes(bytes(damaged))
-    contest_hub.asked.clear()
+    contest_hub.sent.clear()
     assert get(contest_hub, out, shards=3)["fetched"] == 2
-    assert sorted({path.rpartition("/")[2] for method, path, _ in contest_hub.asked if "/resolve/" in path and method == "GET"}) == [
-        SHARD, "fineweb_train_000002.bin",
-    ]  # fmt: skip
+    assert [path.rpartition("/")[2] for path, _ in contest_hub.sent] == [SHARD, "fineweb_train_000002.bin"]
     assert len(open_dataset(out).train) == 45_000
 
 
@@ -89,7 +87,7 @@ def test_a_connection_that_stays_broken_keeps_what_came(contest_hub, tmp_path, m
     with pytest.raises(UserError, match="not finished"):
         open_dataset(out)
     contest_hub.truncate_after.clear()
-    contest_hub.asked.clear()
+    contest_hub.sent.clear()
     get(contest_hub, out)
     assert contest_hub.ranges_of(SHARD) == ["bytes=16384-32767", "bytes=32768-41023"]
     assert not list(out.glob(".*.partial"))
@@ -150,7 +148,7 @@ def test_a_full_disk_is_noticed_before_anything_is_fetched(contest_hub, tmp_path
     needed = sum(len(data) for path, data in contest_hub.files[PUBLISHED[NAME].repo].items() if path.endswith(names))
     with pytest.raises(UserError, match=f"needs {needed:,} bytes more, its disk has 50,000 free"):
         get(contest_hub, tmp_path / "sp")
-    assert not [path for _, path, _ in contest_hub.asked if "/resolve/" in path]
+    assert not contest_hub.sent
 
 
 def test_mistakes_take_one_line(contest_hub, tmp_path, capsys, monkeypatch) -> None:
@@ -164,10 +162,17 @@ def test_mistakes_take_one_line(contest_hub, tmp_path, capsys, monkeypatch) -> N
     assert "has 3 training shards; --shards 80 asks for more" in line()
     assert "the hub has no repository kevclark/parameter-golf" in line(name="fineweb-sp4096")
     assert "the hub does not give willdepueoai/parameter-golf" in line(endpoint="http://127.0.0.1:9")
+    contest_hub.gated = True
+    assert "is open only to those whom its owner let in" in line("--shards", "1")
+    contest_hub.gated = False
+    contest_hub.gone.add(SHARD_PATH)
+    assert "lacks a file that belongs to it" in line("--shards", "2", out="gone")
+    contest_hub.gone.clear()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "letter.txt").write_text("dear")
     assert "is not a download of bytefit data get" in line("--shards", "1", out="other")
     get(contest_hub, tmp_path / "sp", shards=3)
+    capsys.readouterr()
     assert "holds fineweb_train_000001.bin too, which was not asked for" in line("--shards", "1")
     tree = contest_hub.files[PUBLISHED[NAME].repo]
     del tree[PUBLISHED[NAME].tokenizer]
