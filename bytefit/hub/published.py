@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Sources: openai/parameter-golf, data/README.md and data/cached_challenge_fineweb.py (repository, the root "datasets/", 80 shards).
+# Source: openai/parameter-golf, data/README.md and data/cached_challenge_fineweb.py (repository, the root "datasets/", 80 shards).
 CONTEST_REPO = "willdepueoai/parameter-golf"
-# Sources: the README files of the records of PR #1218 (4096) and PR #1394 (8192), whose commands name it; same tree as the contest's.
+# Source: the README of the record of PR #1218 (4096), by the repository's owner; PR #1394 and later ones (8192). The tree is the contest's.
 LARGER_VOCABULARIES_REPO = "kevclark/parameter-golf"
 
 DEFAULT_SHARDS = 80  # 8 billion tokens: what the contest's own downloader takes

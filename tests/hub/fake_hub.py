@@ -27,6 +27,7 @@ class FakeHub(ThreadingHTTPServer):
         pause: seconds between two pieces of every answer with content.
         lies: paths whose content is not what the hub states.
         gone: paths that are listed and not given.
+        no_ranges: whether a request for a part is answered with the whole.
         gated: whether a repository's owner would have to let us in.
         asked: (method, path) of every request.
         sent: (path, range) of every request for content that was answered with some.
@@ -44,6 +45,7 @@ class FakeHub(ThreadingHTTPServer):
         self.pause = 0.0
         self.lies: set[str] = set()
         self.gone: set[str] = set()
+        self.no_ranges = False
         self.gated = False
         self.asked: list[tuple[str, str]] = []
         self.sent: list[tuple[str, str | None]] = []
@@ -151,7 +153,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_content(path, files[path], {"ETag": f'"{git_hash(files[path])}"', "X-Repo-Commit": self.server.commit})
         else:
             self.send_response(302)
-            self.send_header("Location", f"{self.server.url}/elsewhere/{repo}/{path}")
+            self.send_header("Location", f"http://localhost:{self.server.server_address[1]}/elsewhere/{repo}/{path}")  # another host
             self.send_header("X-Linked-Etag", f'"{hashlib.sha256(files[path]).hexdigest()}"')
             self.send_header("X-Linked-Size", str(len(files[path])))
             self.send_header("X-Repo-Commit", self.server.commit)
@@ -161,7 +163,7 @@ class Handler(BaseHTTPRequestHandler):
     def send_content(self, path: str, whole: bytes, headers: dict[str, str] | None = None) -> None:
         sent = bytes(len(whole)) if path in self.server.lies else whole
         asked = self.headers.get("Range")
-        found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")
+        found = None if self.server.no_ranges else re.fullmatch(r"bytes=(\d+)-(\d*)", asked or "")
         first, last = (int(found[1]), int(found[2] or len(sent) - 1)) if found else (0, len(sent) - 1)
         part = sent[first : last + 1]
         self.send_response(206 if found else 200)

@@ -115,6 +115,14 @@ def test_interrupted_and_run_again(contest_hub, tmp_path) -> None:
     assert len(open_dataset(out).train) == 20_000
 
 
+def test_a_server_that_knows_no_parts_is_refused(contest_hub, tmp_path, monkeypatch) -> None:
+    """Its answers appended one after another would be a file of the wrong content, and perhaps of the right size."""
+    monkeypatch.setattr(download, "BLOCK_BYTES", 4096)
+    contest_hub.no_ranges = True
+    with pytest.raises(UserError, match="asked for 4,096 bytes, got"):
+        get(contest_hub, tmp_path / "sp")
+
+
 @pytest.mark.parametrize("path", [SHARD_PATH, PUBLISHED[NAME].tokenizer, "datasets/docs_selected.source_manifest.json"])
 def test_content_that_the_hub_did_not_state_is_refused(contest_hub, tmp_path, path) -> None:
     out = tmp_path / "sp"
