@@ -9,8 +9,8 @@ import bytefit
 
 ROOT = Path(bytefit.__file__).parent
 # Each layer may import the layers before it. Files at the top of the package are the common ground.
-LAYERS = "base data model optim quant train artifact score recipes report page run audit submit cli".split()
-BASE_FILES = {"compiled", "dtypes", "errors", "config", "ledger", "files", "progress", "ranks", "__init__"}
+LAYERS = "base data model optim quant train artifact score recipes report page run audit submit hub tools cli".split()
+BASE_FILES = {"compiled", "dtypes", "errors", "extras", "config", "ledger", "files", "progress", "ranks", "__init__"}
 
 
 def layer_of(module: str) -> str:

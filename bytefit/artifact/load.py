@@ -35,7 +35,7 @@ class Artifact:
 
     Attributes:
         size: bytes of the file.
-        sha256: of the file.
+        sha256: of the file (of an unpacked artifact: of the file that it was).
         parts: bytes by part.
         notes: what the packer wrote beside the model.
         codec: of its codes (``PackConfig.codec``).
@@ -71,7 +71,7 @@ def parse_artifact(data: bytes) -> Artifact:
     tokenizer = unpack_tokenizer(sections["tokenizer"].expand(MAX_TOKENIZER_BYTES))
     if tokenizer.vocab_size != config.vocab_size:
         raise UserError(f"its tokenizer has {tokenizer.vocab_size} ids, its model {config.vocab_size}")
-    model = _build(config, len(data))
+    model = build_model(config, len(data))
     fill_model(model, sections, codec)
     sha256 = hashlib.sha256(data).hexdigest()
     return Artifact(model.eval(), tokenizer, byte_table(tokenizer), len(data), sha256, bytes_by_part(listed), notes, codec)
@@ -89,7 +89,8 @@ def _read_config(raw: bytes) -> tuple[ModelConfig, str, dict[str, Any]]:
     return config, codec, notes
 
 
-def _build(config: ModelConfig, file_size: int) -> LanguageModel:
+def build_model(config: ModelConfig, file_size: int) -> LanguageModel:
+    """A model to be filled from a file of ``file_size`` bytes. Raises UserError where the file cannot hold it."""
     if len(config.plan) > MAX_STEPS or config.context * config.dim > MAX_POSITIONS_TIMES_WIDTH:
         raise UserError("its model is too large to be believed")
     try:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from bytefit import __version__
-from bytefit.cli import audit, compare, data, page, runs, score, show, submit, use
+from bytefit.cli import audit, compare, data, page, runs, score, share, show, submit, use
 from bytefit.errors import CheckFailed, UserError
 from bytefit.files import cannot_write
 from bytefit.ranks import leave_ranks
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bytefit {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (runs, score, audit, compare, submit, data, show, use, page):
+    for module in (runs, score, audit, compare, submit, data, show, use, page, share):
         module.add_verbs(verbs)
     return parser
 

@@ -1,4 +1,4 @@
-"""``data build``: text to a dataset folder."""
+"""``data build``: text to a dataset folder. ``data get``: a published one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 
 from bytefit.cli.options import Verbs, add_verb, show_result
 from bytefit.data.build import build_dataset, split_documents
+from bytefit.data.dataset import DOWNLOAD_RECORD
 from bytefit.data.documents import PIECE_BYTES, read_documents
 from bytefit.data.tokenizer import TokenizerConfig
 from bytefit.errors import UserError
 from bytefit.files import read_json
+from bytefit.hub.get import get_dataset
+from bytefit.hub.published import DEFAULT_SHARDS, PUBLISHED
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -36,6 +39,20 @@ def add_verbs(verbs: Verbs) -> None:
         help=f"cut long text files into documents of about N bytes (default: {PIECE_BYTES}; 0: never)",
     )  # fmt: skip
     build.set_defaults(do=do_build)
+    get = add_verb(
+        actions, "get", "fetch a published dataset from the Hugging Face hub (needs the extra hub; docs/data.md)",
+        "  bytefit data get fineweb-sp1024 --out sp1024 --shards 1\n"
+        "  bytefit data get fineweb-sp8192 --out sp8192\n"
+        "  bytefit data get fineweb-sp1024 --out sp1024 --documents --endpoint https://hub.example.org\n\n"
+        f"datasets: {', '.join(PUBLISHED)}.\n"
+        "a training shard holds 100,000,000 tokens in 200 MB. After a break run the same command again: it goes on.",
+    )  # fmt: skip
+    get.add_argument("name", metavar="NAME", help="which one; see below")
+    get.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to fill")
+    get.add_argument("--shards", type=int, default=DEFAULT_SHARDS, metavar="N", help=f"training shards (default: {DEFAULT_SHARDS})")
+    get.add_argument("--documents", action="store_true", help="the text that the shards were made from, too (48 GB)")
+    get.add_argument("--endpoint", metavar="URL", help="of a mirror of the hub (default: the hub)")
+    get.set_defaults(do=do_get)
 
 
 def do_build(options: argparse.Namespace) -> None:
@@ -66,3 +83,14 @@ def do_build(options: argparse.Namespace) -> None:
     if record["dropped_from_train"]:
         lines.append(f"  {record['dropped_from_train']:,} training documents were dropped: they stand in the validation text too")
     show_result(options, record, "\n".join(lines))
+
+
+def do_get(options: argparse.Namespace) -> None:
+    record = get_dataset(options.name, options.out, shards=options.shards, documents=options.documents, endpoint=options.endpoint)
+    size = sum(file["bytes"] for file in record["files"])
+    text = (
+        f"{options.out}: {options.name}, {len(record['files'])} files ({record['fetched']} fetched now), {size:,} bytes\n"
+        f"  train {record['train_tokens']:>14,} tokens\n  val   {record['val_tokens']:>14,} tokens\n"
+        f"every file is what the hub states of it; {options.out / DOWNLOAD_RECORD} lists them"
+    )
+    show_result(options, record, text)

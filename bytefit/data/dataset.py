@@ -2,7 +2,7 @@
 
 Either made by ``bytefit data build`` (it holds ``dataset.json``), or the contest's own: shards named ``*train*.bin`` and
 ``*val*.bin`` with one tokenizer ``.model`` file beside them, used as they are. In the contest's own tree (``data/datasets/NAME``) the
-tokenizer lies in ``data/tokenizers``.
+tokenizer lies in ``data/tokenizers``. A folder that ``bytefit data get`` has not filled yet is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bytefit.errors import UserError
 from bytefit.files import read_json
 
 FORMAT = 1  # of dataset.json
+DOWNLOAD_RECORD = "download.json"  # in a folder that ``bytefit data get`` fills
 MAX_HASHED_BYTES = 1 << 30
 
 
@@ -69,6 +70,9 @@ def open_dataset(folder: Path) -> Dataset:
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; make a dataset with: bytefit data build SOURCE... --out {folder}")
+    download = folder / DOWNLOAD_RECORD
+    if download.exists() and not read_json(download).get("complete"):
+        raise UserError(f"{folder} is a download that was not finished; run the same bytefit data get again")
     return _open_built(folder) if (folder / "dataset.json").exists() else _open_contest(folder)
 
 

@@ -1,0 +1,1 @@
+"""Other people's programs that read what bytefit makes, each behind an extra: dashboards and the evaluation harness."""
