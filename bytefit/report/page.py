@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def write_report(run: Path, out: Path, others: Sequence[Path] = ()) -> None:
         side_by_side=side_by_side(runs),
         different_text=different_text(runs),
         parts=parts_of(first),
-        scores=bars(scores_of(first.summary), 4),
+        scores=bars(scores_of(first.summary), 4, grey=first.summary["compressors_bpb"]),
         ledger=bars({name: seconds for name, seconds in first.summary["ledger"].items() if name not in TOTALS}, 1),
         training=training_charts(runs),
         running=running_charts(runs),
@@ -80,22 +80,23 @@ def _environment() -> jinja2.Environment:
 def scores_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """Bits per byte by what was scored, compressors last."""
     keys = {"adapt": "val_bpb_adapted", "sliding": "val_bpb_sliding", "full": "val_bpb_full", "float_full": "val_bpb_float"}
-    ours = {f"bytefit, {PROTOCOLS[name]}": summary.get(key) for name, key in keys.items()}
+    ours = {PROTOCOLS[name]: summary.get(key) for name, key in keys.items()}
     return {name: value for name, value in ours.items() if value is not None} | summary["compressors_bpb"]
 
 
 def parts_of(run: RunFiles) -> list[dict[str, Any]]:
     """Bars of the bytes by part, largest first, then what the budget keeps for code and what is left of it."""
     code = run.recipe.get("pack", {}).get("code_bytes", 0)
-    left = run.summary["budget_bytes"] - code - run.summary["artifact_bytes"]
+    rest = {"kept for code": code} if code else {}
+    rest["left of the budget"] = run.summary["budget_bytes"] - code - run.summary["artifact_bytes"]
     parts = dict(sorted(run.summary["bytes_by_part"].items(), key=lambda item: -item[1]))
-    return bars(parts | ({"(kept for code)": code} if code else {}) | {"(left of the budget)": left})
+    return bars(parts | rest, grey=rest)
 
 
-def bars(values: Mapping[str, float], digits: int = 0) -> list[dict[str, Any]]:
-    """Rows for a bar list: name, printed value, share of the largest."""
+def bars(values: Mapping[str, float], digits: int = 0, grey: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Rows for a bar list: name, printed value, share of the largest, and whether it has the run's colour."""
     largest = max(values.values(), default=1) or 1
     return [
-        {"name": name, "value": f"{value:,.{digits}f}", "share": value / largest, "ours": name.startswith("bytefit")}
+        {"name": name, "value": f"{value:,.{digits}f}", "share": value / largest, "ours": name not in grey}
         for name, value in values.items()
     ]

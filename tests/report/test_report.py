@@ -83,7 +83,7 @@ def test_headline_numbers_are_those_of_the_files(page, run) -> None:
         assert f"{name} {value:.4f}" in said["scores"]
     for name, size in summary["bytes_by_part"].items():
         assert f"{name} {size:,}" in said["budget"]
-    assert f"(left of the budget) {summary['budget_bytes'] - summary['artifact_bytes']:,}" in said["budget"]
+    assert f"left of the budget {summary['budget_bytes'] - summary['artifact_bytes']:,}" in said["budget"]
     for name, seconds in summary["ledger"].items():
         assert (f"{name} {seconds:,.1f}" in said["budget"]) == (name not in ("strict", "customary"))
     assert f"{summary['ledger']['strict']:.1f} s" in said["budget"]
