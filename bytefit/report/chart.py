@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 440, 240
-LEFT, RIGHT, TOP, BOTTOM = 50, 10, 28, 38
+WIDTH, HEIGHT = 340, 220  # three beside each other on a wide page, one on a phone
+LEFT, RIGHT, TOP, BOTTOM = 48, 10, 28, 38
 NUM_COLOURS = 8  # .c0 … .c7 in page.css; more curves than that are dashed
 STRIP_WIDTH = 640
 

@@ -76,6 +76,7 @@ function setUpPassage(map) {
       list.append(element("code", "", other), bar, element("em", "", chance(share)));
     }
     detail.replaceChildren(head, list);
+    detail.classList.add("filled"); // from now on it stays in sight
   }
 
   const pickTarget = ({ target }) => target !== map && pick(spans.indexOf(target));

@@ -19,6 +19,7 @@ from bytefit.report.curves import PROTOCOLS, running_charts, training_charts
 from bytefit.report.files import RunFiles, read_runs
 from bytefit.report.headline import different_text, figures, side_by_side
 from bytefit.report.matrices import matrix_table
+from bytefit.score.prove import AGREEMENT, SLACK_BITS
 
 HOTTEST = 14  # bits at and above which a token has the full colour, as on the artifact's own page
 TOTALS = ("strict", "customary")  # of the ledger
@@ -52,6 +53,8 @@ def write_report(run: Path, out: Path, others: Sequence[Path] = ()) -> None:
         passage=first.details.get("passage"),
         hottest=HOTTEST,
         samples=first.details.get("samples") or ([{"text": first.summary["sample"]}] if first.summary.get("sample") else []),
+        agreement=AGREEMENT,
+        slack_bits=SLACK_BITS,
         verdicts=Counter(finding["verdict"] for finding in first.audit),
         recipe=json.dumps(first.recipe, indent=2),
         env=json.dumps(first.env, indent=2),
