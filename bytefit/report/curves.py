@@ -14,8 +14,8 @@ Metrics = Sequence[dict[str, Any]]
 PROTOCOLS = {
     "adapt": "packed, learning from what it has scored",
     "sliding": "packed, sliding windows",
-    "full": "packed, windows that do not overlap",
-    "float_full": "float weights, windows that do not overlap",
+    "full": "packed, separate windows",
+    "float_full": "float weights, separate windows",
 }
 
 

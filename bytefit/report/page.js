@@ -33,7 +33,8 @@ function setUpChart(svg) {
     svg.append(rule);
     said.replaceChildren(element("b", "", number(xLow + ((x - left) / (right - left)) * (xHigh - xLow))));
     for (const { name, colour, points } of curves) {
-      const [, y] = points.reduce((best, point) => (Math.abs(point[0] - x) < Math.abs(best[0] - x) ? point : best));
+      const [near, y] = points.reduce((best, point) => (Math.abs(point[0] - x) < Math.abs(best[0] - x) ? point : best));
+      if (x > points.at(-1)[0] && x - near > 4) continue; // this run has ended before
       const value = element("span", colour, number(yLow + ((bottom - y) / (bottom - top)) * (yHigh - yLow)));
       value.title = name;
       said.append(value);
@@ -68,7 +69,7 @@ function setUpPassage(map) {
     spans[picked = index].classList.add("picked");
     const { label, probability, bits, likeliest } = tokens[index];
     const head = element("p", "");
-    head.append(element("code", "", label), ` ${chance(probability)}, `, element("b", "", `${bits.toFixed(2)} bits`));
+    head.append(element("code", "", label), ` ${chance(probability)}, `, element("b", "", `${bits.toFixed(2)} bits`), "; likeliest here:");
     const list = element("div", "bars");
     for (const [other, share] of likeliest) {
       const bar = element("i", other === label && share === probability ? "ours" : "");
