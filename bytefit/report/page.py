@@ -76,6 +76,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["whole"] = "{:,}".format
+    environment.filters["fixed"] = lambda value, digits: f"{value:,.{digits}f}"
     environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f} %"
     return environment
 
