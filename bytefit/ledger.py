@@ -16,7 +16,7 @@ Entry = Literal[
     "data", "warmup", "compile", "train", "average", "calibrate", "quantise", "fit", "encode", "score", "adapt", "prove", "report"
 ]  # fmt: skip
 ENTRIES: tuple[str, ...] = get_args(Entry)
-NOT_ON_WEIGHTS = {"data", "report"}  # building a dataset and drawing a page do not touch a model
+NOT_ON_WEIGHTS = {"data", "report"}  # neither makes nor measures what is claimed: building a dataset; what only the report shows
 CUSTOMARY = {"train"}
 
 

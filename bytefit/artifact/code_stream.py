@@ -14,6 +14,8 @@ Trellis-coded columns (``bytefit.quant.trellis_tables``) have their state as a f
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from bytefit.artifact.code_kernel import FULL, LARGEST_CODE, MOST_BYTES, NUM_WORDS, POSITION, START, UNSEEN, code_matrix, finish
@@ -63,17 +65,24 @@ def decode_codes(data: bytes, shapes: list[tuple[int, int]], trellis: list[int])
     Raises:
         UserError: the stream does not decode to these shapes.
     """
+    return [codes for codes, _ in decode_each(data, shapes, trellis)]
+
+
+def decode_each(data: bytes, shapes: list[tuple[int, int]], trellis: list[int]) -> Iterator[tuple[np.ndarray, int]]:
+    """One matrix after the other, with the bytes that it took; together one less than the stream has, which ends with one for all.
+
+    Raises:
+        UserError: at the end, where the stream does not decode to these shapes.
+    """
     words, carried = _new_model()
     buffer = np.frombuffer(bytearray(data), dtype=np.uint8)
     start = int.from_bytes(data[:4].ljust(4, b"\0"), "big")
     coder = np.array([min(start, FULL - 2), FULL - 1, 4], dtype=np.int64)  # the offset is always below the range
-    matrices = []
     for shape, num_states in zip(shapes, trellis, strict=True):
-        codes = np.zeros(shape, dtype=np.int32)
+        codes, before = np.zeros(shape, dtype=np.int32), int(coder[POSITION])
         next_state, quantiser = TRELLIS[num_states] if num_states else _NO_TRELLIS
         code_matrix(codes, next_state, quantiser, words, carried, coder, buffer, True)
-        matrices.append(codes)
+        yield codes, int(coder[POSITION]) - before
     # The decoder is four bytes ahead of what it needs; the encoder ends with one.
     if len(data) != (coder[POSITION] - 3 if shapes else 0):
         raise UserError("its codes do not decode (they are cut short, or followed by more data than its model needs)")
-    return matrices

@@ -39,6 +39,7 @@ class Artifact:
         parts: bytes by part.
         notes: what the packer wrote beside the model.
         codec: of its codes (``PackConfig.codec``).
+        matrix_bytes: bytes of each matrix's codes, by parameter name; empty where the codec compresses several matrices as one.
     """
 
     model: LanguageModel
@@ -49,6 +50,7 @@ class Artifact:
     parts: dict[str, int]
     notes: dict[str, Any]
     codec: str
+    matrix_bytes: dict[str, int]
 
 
 def load_artifact(path: Path) -> Artifact:
@@ -72,9 +74,9 @@ def parse_artifact(data: bytes) -> Artifact:
     if tokenizer.vocab_size != config.vocab_size:
         raise UserError(f"its tokenizer has {tokenizer.vocab_size} ids, its model {config.vocab_size}")
     model = build_model(config, len(data))
-    fill_model(model, sections, codec)
-    sha256 = hashlib.sha256(data).hexdigest()
-    return Artifact(model.eval(), tokenizer, byte_table(tokenizer), len(data), sha256, bytes_by_part(listed), notes, codec)
+    matrix_bytes = fill_model(model, sections, codec)
+    sha256, parts = hashlib.sha256(data).hexdigest(), bytes_by_part(listed)
+    return Artifact(model.eval(), tokenizer, byte_table(tokenizer), len(data), sha256, parts, notes, codec, matrix_bytes)
 
 
 def _read_config(raw: bytes) -> tuple[ModelConfig, str, dict[str, Any]]:

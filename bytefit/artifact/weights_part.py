@@ -10,7 +10,7 @@ from typing import Literal, cast
 import numpy as np
 import torch
 
-from bytefit.artifact.code_stream import decode_codes, encode_codes
+from bytefit.artifact.code_stream import decode_codes, decode_each, encode_codes
 from bytefit.artifact.codecs import CODECS, smallest
 from bytefit.artifact.container import Section
 from bytefit.errors import UserError
@@ -76,8 +76,11 @@ def model_sections(quantised: QuantisedModel, infos: list[ParameterInfo], code_s
     return sections + code_sections({role: codes for role, codes in members.items() if codes})
 
 
-def fill_model(model: LanguageModel, sections: dict[str, Section], codec: str) -> None:
+def fill_model(model: LanguageModel, sections: dict[str, Section], codec: str) -> dict[str, int]:
     """Write every parameter from the sections; nothing may be missing or left over.
+
+    Returns:
+        Bytes of each matrix's codes, by parameter name; empty where the codec compresses several matrices as one.
 
     Raises:
         UserError: a section does not fit the model. Sizes are checked before anything is expanded.
@@ -87,6 +90,7 @@ def fill_model(model: LanguageModel, sections: dict[str, Section], codec: str) -
     gains = [info for info in infos if info.role not in CODED_ROLES]
     steps, trellises = _read_steps(sections, coded)
     corrections = _read_corrections(sections.get("low_rank"), coded)
+    sizes: dict[str, int] = {}
     with torch.no_grad():
         _fill_gains(gains, sections["gains"].expand(16 + 8 * len(gains) + 4 * sum(info.parameter.numel() for info in gains)))
         for role in CODED_ROLES:
@@ -98,7 +102,9 @@ def fill_model(model: LanguageModel, sections: dict[str, Section], codec: str) -
             shapes = [_shape(info) for info in members]
             section = sections[role.value]
             if codec == "context":
-                matrices = decode_codes(section.expand(len(section.payload)), shapes, [trellises[info.name] for info in members])
+                decoded = list(decode_each(section.expand(len(section.payload)), shapes, [trellises[info.name] for info in members]))
+                matrices = [codes for codes, _ in decoded]
+                sizes |= {info.name: size for info, (_, size) in zip(members, decoded, strict=True)}
             else:
                 matrices = _read_plain_codes(section.expand(1 + 4 * sum(rows * columns for rows, columns in shapes)), shapes)
             for info, codes in zip(members, matrices, strict=True):
@@ -106,6 +112,7 @@ def fill_model(model: LanguageModel, sections: dict[str, Section], codec: str) -
                     weights = Codes(codes, steps[info.name], cast(Literal[0, 4, 8], trellises[info.name])).weights()
                     weights = add_correction(weights, corrections.get(info.name))
                 _fill(info, weights)
+    return sizes
 
 
 def _shape(info: ParameterInfo) -> tuple[int, int]:

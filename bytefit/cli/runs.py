@@ -10,12 +10,15 @@ from bytefit.config import apply_settings, to_json
 from bytefit.errors import UserError
 from bytefit.files import read_json, write_json
 from bytefit.ledger import Ledger
+from bytefit.progress import say
 from bytefit.ranks import join_ranks
+from bytefit.report.files import read_runs
 from bytefit.report.page import write_report
 from bytefit.report.scoreboard import scoreboard
+from bytefit.run.details import details_step
 from bytefit.run.folder import RunFolder
 from bytefit.run.pipeline import prepare, run
-from bytefit.run.steps import pack_step, train_step
+from bytefit.run.steps import fresh, pack_step, train_step
 from bytefit.submit.bundle import with_room_for_code
 
 PROOF_BYTES = 65_536
@@ -44,8 +47,12 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--count-code", action="store_true", help="leave room in it for the code of a submission (docs/submission.md)")
     verb.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="replace a field of calibrate or pack")
     verb.set_defaults(do=do_pack)
-    verb = add_verb(verbs, "report", "write report.html again from a run's files", "  bytefit report runs/a")
-    verb.add_argument("run", type=Path, help="run folder")
+    verb = add_verb(
+        verbs, "report", "write report.html again from a run's files, with other runs beside it",
+        "  bytefit report runs/a\n  bytefit report runs/a runs/b runs/c --out three.html",
+    )  # fmt: skip
+    verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder; of further ones the curves and headlines are shown")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="default: report.html in the first run's folder")
     verb.set_defaults(do=do_report)
 
 
@@ -82,16 +89,27 @@ def do_pack(options: argparse.Namespace) -> None:
         recipe = with_room_for_code(recipe)
     packed = pack_step(folder, recipe, dataset, Ledger())
     write_json(folder.recipe, to_json(recipe))
-    for of_another in (folder.score, folder.proof, folder.proof_text, folder.summary, folder.audit, folder.report):
+    for of_another in (folder.score, folder.proof, folder.proof_text, folder.details, folder.summary, folder.audit, folder.report):
         of_another.unlink(missing_ok=True)
     size, budget = len(packed.data), recipe.pack.artifact_bytes
     show_result(options, read_json(folder.pack), f"{folder.artifact}: {size:,} of {budget:,} bytes ({budget - size:,} left)")
 
 
 def do_report(options: argparse.Namespace) -> None:
-    folder = RunFolder(options.run)
-    folder.read_recipe()
-    if not folder.summary.exists():
-        raise UserError(f"{options.run} has no summary.json yet; finish it with: bytefit run … --out {options.run} --resume")
-    write_report(folder.path, folder.report)
-    show_result(options, {"report": str(folder.report)}, f"report: {folder.report}")
+    first, *others = options.runs
+    folder = RunFolder(first)
+    read_runs(options.runs)  # a folder that is no run is said before anything is made
+    if not fresh(folder.details, [folder.pack, folder.score]):
+        _look_closely(folder)
+    out = options.out or folder.report
+    write_report(first, out, others)
+    show_result(options, {"report": str(out)}, f"report: {out}")
+
+
+def _look_closely(folder: RunFolder) -> None:
+    """Make ``details.json`` where the run's files still allow it: folders of older versions lack it."""
+    try:
+        _, recipe, dataset = open_finished(folder.path, None)
+        details_step(folder, recipe, dataset, Ledger())
+    except UserError as error:
+        say(f"the report goes without matrices, passage and samples: {error}")

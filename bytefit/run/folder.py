@@ -69,6 +69,10 @@ class RunFolder:
         return self.path / "compressors.json"
 
     @property
+    def details(self) -> Path:
+        return self.path / "details.json"
+
+    @property
     def ledger(self) -> Path:
         return self.path / "ledger.json"
 
@@ -120,7 +124,7 @@ def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> R
         if trained_on not in (None, dataset.sha256):
             raise UserError(f"{path} was started on another dataset than {dataset.folder}; give the same --data, or another --out")
         if held != record:
-            for result in (folder.pack, folder.score, folder.proof):
+            for result in (folder.pack, folder.score, folder.proof, folder.audit):
                 result.unlink(missing_ok=True)
     elif path.exists() and any(not entry.name.endswith(".partial") for entry in path.iterdir()):
         raise UserError(f"{path} exists and is not a run folder; choose another --out")

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bytefit.artifact.load import load_artifact
 from bytefit.data.dataset import Dataset
 from bytefit.errors import CheckFailed
 from bytefit.files import read_json, write_json
@@ -17,6 +16,7 @@ from bytefit.ranks import Ranks
 from bytefit.recipes.recipe import Recipe
 from bytefit.report.page import write_report
 from bytefit.run.beside import compare_compressors, dataset_for, prove_step
+from bytefit.run.details import details_step
 from bytefit.run.folder import RunFolder, data_of, open_run
 from bytefit.run.steps import (
     check_before_training,
@@ -27,11 +27,8 @@ from bytefit.run.steps import (
     score_step,
     train_step,
 )
-from bytefit.score.generate import generate
 from bytefit.train.loop import LEDGER_ENTRIES
 from bytefit.train.machine import describe_machine, keep_freed_memory
-
-SAMPLE_TOKENS = 120
 
 
 def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> dict[str, Any] | None:
@@ -70,6 +67,9 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
     def compare_it() -> None:
         write_json(folder.compressors, compare_compressors(dataset, recipe, ledger))
 
+    def look_closely() -> None:
+        details_step(folder, recipe, dataset, ledger)
+
     if ranks.is_first:
         step(folder.pack, [folder.checkpoint / "state.json"], ("calibrate", "fit", "encode"), pack_it)
     ranks.barrier()
@@ -85,6 +85,7 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
     if recipe.score.proof_bytes:
         step(folder.proof, [folder.pack], ("prove",), prove_it)
     step(folder.compressors, [folder.score], ("report",), compare_it)
+    step(folder.details, [folder.pack, folder.score], (), look_closely)  # its seconds come on top of the compressors'
     summary = summarise(folder, recipe, dataset, ledger)
     write_json(folder.summary, summary)
     write_report(folder.path, folder.report)
@@ -111,12 +112,6 @@ def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks
         folder = open_run(out, recipe, dataset, resume=resume)
         ranks.barrier()
     return folder, recipe, dataset
-
-
-def sample_text(folder: RunFolder, seed: int) -> str:
-    """A short text from the artifact, from no prompt at all."""
-    artifact = load_artifact(folder.artifact)
-    return b"".join(generate(artifact, b"", num_tokens=SAMPLE_TOKENS, seed=seed)).decode("utf-8", "replace")
 
 
 def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> dict[str, Any]:
@@ -153,5 +148,5 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         "dataset_sha256": dataset.sha256,
         "hardware": hardware,
         "versions": machine,
-        "sample": sample_text(folder, recipe.seed),
+        "sample": read_json(folder.details)["samples"][0]["text"],
     }

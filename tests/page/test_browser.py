@@ -16,8 +16,8 @@ from bytefit.page.write import write_page
 from bytefit.recipes import find_recipe
 from bytefit.score.scorer import score
 from bytefit.score.windows import Sliding
+from tests.browser import CHROMIUM, Browser, open_browser
 from tests.page.artifacts import write_artifact
-from tests.page.browser import CHROMIUM, Browser, open_browser
 
 TEXT = "The quiet river, 1984.\n\n" * 3 + "Naïve 🙂 bread!"
 SLIDING = Sliding(window=32, stride=16)
