@@ -39,7 +39,7 @@ class Artifact:
         parts: bytes by part.
         notes: what the packer wrote beside the model.
         codec: of its codes (``PackConfig.codec``).
-        matrix_bytes: bytes of each matrix's codes, by parameter name; empty where the codec compresses several matrices as one.
+        matrix_bytes: bytes of each matrix's codes, by parameter name; empty where several matrices are compressed as one, or unpacked.
     """
 
     model: LanguageModel

@@ -71,7 +71,7 @@ def load_unpacked(folder: Path) -> Artifact:
     tokenizer = read_tokenizer(folder / TOKENIZER)
     if tokenizer.vocab_size != model_config.vocab_size:
         raise UserError(f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, its model {model_config.vocab_size}")
-    return Artifact(_read_weights(model_config, folder / WEIGHTS).eval(), tokenizer, byte_table(tokenizer), *known)
+    return Artifact(_read_weights(model_config, folder / WEIGHTS).eval(), tokenizer, byte_table(tokenizer), *known, {})
 
 
 def _read_weights(config: ModelConfig, path: Path) -> LanguageModel:
