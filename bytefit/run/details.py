@@ -30,7 +30,7 @@ from bytefit.score.windows import Sliding
 
 PASSAGE_BYTES = 1500
 NUM_LIKELIEST = 5
-TEMPERATURES, SAMPLES_EACH, SAMPLE_TOKENS = (0.8, 0.5), 2, 120
+TEMPERATURES, SAMPLES_EACH, SAMPLE_TOKENS = (0.8, 0.5), 2, 64
 
 
 def details_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> None:

@@ -165,7 +165,7 @@ def test_samples_are_what_the_artifact_says(page, run, tiny_run) -> None:
     assert read(tiny_run.details)["samples"][0]["text"] == read(tiny_run.summary)["sample"]
     artifact = load_artifact(tiny_run.artifact)
     for sample in held:
-        options = {"temperature": sample["temperature"], "seed": sample["seed"], "num_tokens": 120}
+        options = {"temperature": sample["temperature"], "seed": sample["seed"], "num_tokens": details.SAMPLE_TOKENS}
         assert sample["text"] == b"".join(generate(artifact, b"", **options)).decode("utf-8", "replace")
         assert " ".join(sample["text"].split()) in page.sections["samples"]
 

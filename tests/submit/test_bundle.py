@@ -22,7 +22,7 @@ from bytefit.submit.strip import stripped
 UNNEEDED = """
     bytefit.cli bytefit.report bytefit.audit bytefit.recipes.pocket bytefit.recipes.baseline bytefit.data.build bytefit.data.embedded
     bytefit.data.documents bytefit.score.coder bytefit.score.prove bytefit.score.compressors bytefit.score.generate bytefit.run.pipeline
-    bytefit.submit.bundle bytefit.submit.record
+    bytefit.run.details bytefit.submit.bundle bytefit.submit.record
 """.split()
 
 
