@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
+
+from tests.threads import one_thread
 
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread(_few_threads: None):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield

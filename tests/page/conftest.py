@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import bytefit
+from tests.threads import one_thread
 
 MODULES = Path(bytefit.__file__).parent / "page" / "js"
 NODE = shutil.which("node")
@@ -20,10 +20,8 @@ NODE = shutil.which("node")
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread(_few_threads: None):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+
+from tests.threads import one_thread
 
 
 def read(path: Path) -> Any:
@@ -23,11 +24,8 @@ def change(path: Path, **values: Any) -> None:
 
 @pytest.fixture(scope="package", autouse=True)
 def _one_thread(_few_threads: None):
-    """Token by token, two threads on a busy machine wait for each other more than they work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="session")
