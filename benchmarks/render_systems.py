@@ -10,7 +10,7 @@ from typing import Any
 
 from plot import STYLE, chart
 from scipy import stats
-from techniques import TECHNIQUES
+from techniques import TECHNIQUES, Technique
 
 from bytefit.recipes import AS_SUBMITTED, RECIPES
 
@@ -161,8 +161,10 @@ def scaling_section(rows: list[Record], pictures: Path) -> list[str]:
 class Effects:
     """Paired differences of one technique: with it minus without it, so that below zero it helps."""
 
-    def __init__(self, recipe: str, name: str, way: str, judged: str, rows: list[Record]):
-        self.recipe, self.name, self.way, self.judged = recipe, name, way, judged
+    def __init__(self, recipe: str, technique: Technique, way: str, rows: list[Record]):
+        name = technique.name
+        self.recipe, self.name, self.way, self.judged = recipe, name, way, technique.judged
+        self.title = f"{name} ({technique.note})" if technique.note else name
 
         def find(match: str, technique: str | None, way: str) -> dict[int, Record]:
             wanted = (recipe, technique, way, match)
@@ -202,7 +204,7 @@ def effects_of(rows: list[Record]) -> list[Effects]:
         ways = [(technique.home, technique.way)] if technique.change else []
         if technique.into is not None:
             ways.append(("baseline", "in"))
-        found += [Effects(recipe, technique.name, way, technique.judged, rows) for recipe, way in ways]
+        found += [Effects(recipe, technique, way, rows) for recipe, way in ways]
     return [effect for effect in found if effect.steps]
 
 
@@ -234,7 +236,7 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         time = "" if effect.time is None else _with_interval(effect.time)
         slower = "" if effect.slower is None else f"{effect.slower if effect.way == 'in' else 1 / effect.slower:.2f}×"
         lines.append(
-            f"| {effect.name} | {effect.way} | {effect.recipe} | {effect.judged} | {len(effect.steps)} | {_with_interval(effect.steps)} "
+            f"| {effect.title} | {effect.way} | {effect.recipe} | {effect.judged} | {len(effect.steps)} | {_with_interval(effect.steps)} "
             f"| {time} | {slower} |"
         )
     (pictures / "ablation.svg").write_text(bars(trained))

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Stage = Literal["train", "pack", "score"]
+Stage = Literal["train", "pack"]
 
 
 @dataclass(frozen=True)

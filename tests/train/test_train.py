@@ -42,6 +42,7 @@ def train_tiny(dataset, folder, settings: TrainConfig, *, resume=False, ledger=N
     train(new_model(recipe), settings, dataset.train, seed=5, folder=folder, ledger=ledger, ranks=ONE_RANK, resume=resume)
     checkpoint = load_checkpoint(folder / "checkpoint")
     assert checkpoint.progress["finished"]
+    assert checkpoint.progress["peak_memory_bytes"] > 10_000_000  # Python and torch alone take more
     return checkpoint.final or checkpoint.weights
 
 
