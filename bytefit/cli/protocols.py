@@ -29,7 +29,7 @@ def protocol_of(
     """The artifact's own protocol, or one of the kind that was asked for, with replacements (PATH=VALUE). Raises UserError."""
     own = default_protocol(artifact)
     width = own.window if window is None else window
-    step = min(own.chunk_tokens if isinstance(own, DocumentLora) else own.stride, width) if stride is None else stride
+    step = min(own.stride, width) if stride is None else stride
     kind = kind or {Sliding: "sliding", Adapt: "adapt", DocumentLora: "documents"}[type(own)]
     if kind in ("full", "documents") and stride is not None:
         raise UserError(f"--stride {stride} belongs to --protocol sliding or adapt")

@@ -110,8 +110,6 @@ def _protocol_notes(artifact: Artifact) -> tuple[str, str]:
     """What a token sees, as js/reader.mjs gives it, and what the page leaves out of the artifact's own protocol."""
     protocol, learning_note = default_protocol(artifact), ""
     if not isinstance(protocol, Sliding):
-        context = artifact.model.config.context
-        protocol = Sliding(window=context, stride=context - context // 2)
         learning_note = "This model was packed to learn from the text while it reads; the page does not. "
     fewest = protocol.window - protocol.stride + 1
     return f"the {fewest} to {protocol.window} tokens before it (at the start all there are)", learning_note

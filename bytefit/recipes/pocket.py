@@ -23,12 +23,17 @@ from bytefit.quant.calibrate import CalibrationConfig, TrainingText
 from bytefit.quant.grid import EqualDamageGrid
 from bytefit.quant.quantise import MatrixQuant, QuantConfig
 from bytefit.recipes.recipe import Recipe, ScoreConfig
+from bytefit.score.adapt import DocumentLora
 from bytefit.train.config import TrainConfig
 
 # What every weight's error costs decides its step, in the tied table as anywhere else; benchmarks/rate.py compares that with the other
 # schemes at equal bytes.
 MATRICES = MatrixQuant(grid=EqualDamageGrid())
 QUANT = QuantConfig(table=MATRICES, head=MATRICES, attention=MATRICES, mlp=MATRICES, projection=MATRICES, gain_step=1 / 256)
+
+# A document's first bytes teach the model the rest of it. Steps without momentum: what was just read says most about what comes next.
+# Long documents are cut so that a large file is compressed side by side.
+ADAPTERS = DocumentLora(window=128, chunk_tokens=64, lr=0.004, betas=(0.0, 0.99), batch_documents=64, piece_tokens=8192)
 
 
 def pocket_lab() -> Recipe:
@@ -69,7 +74,7 @@ def pocket_lab() -> Recipe:
         ),
         calibrate=CalibrationConfig(source=TrainingText(), windows=512),
         pack=PackConfig(budget_bytes=1_000_000, quant=QUANT),
-        score=ScoreConfig(window=128, stride=64),
+        score=ScoreConfig(window=128, stride=64, adapt=ADAPTERS, headline="adapt", max_bytes=1_000_000),
     )
 
 

@@ -209,6 +209,11 @@ class DocumentLora:
             raise ValueError(f"documents roles {list(self.roles)} must be of {list(MAPS)}: only maps have adapters")
         check_temperature(self.temperature)
 
+    @property
+    def stride(self) -> int:
+        """Targets that each window scores, as of the other protocols."""
+        return self.chunk_tokens
+
 
 def check_temperature(temperature: float) -> None:
     if not 0.5 <= temperature <= 1.5:

@@ -11,6 +11,7 @@ import torch
 from bytefit.artifact.load import load_artifact
 from bytefit.config import to_json
 from bytefit.data.tokenizer import BOS_ID
+from bytefit.score.adapt import DocumentLora
 from bytefit.score.compressed import default_protocol
 from bytefit.score.generate import generate
 from bytefit.score.scorer import score
@@ -21,11 +22,19 @@ from tests.page.artifacts import for_bytes, in_browser_codecs, write_artifact
 LONG = "Far longer than a window of this model: café, 1984 and 🙂.\n" * 3
 
 
-@pytest.fixture(scope="module", params=["all together", "all together, other forms"])
+PROTOCOLS = {
+    "sliding": Sliding(window=30, stride=11),
+    "documents, nothing learned": DocumentLora(window=30, chunk_tokens=11, lr=0.0),
+    "none": None,
+}
+
+
+@pytest.fixture(scope="module", params=PROTOCOLS)
 def path(request, tmp_path_factory):
-    """A model with a protocol whose windows are shorter than its context, and one without a protocol."""
-    model = random_model(for_bytes(CONFIGS[request.param]))
-    notes = {"protocol": to_json(Sliding(window=30, stride=11))} if request.param == "all together" else {}
+    """Models with a protocol whose windows are shorter than their context, and one without a protocol."""
+    protocol = PROTOCOLS[request.param]
+    model = random_model(for_bytes(CONFIGS["all together" if protocol else "all together, other forms"]))
+    notes = {"protocol": to_json(protocol)} if protocol else {}
     return write_artifact(tmp_path_factory.mktemp("reader") / "model.bytefit", model, notes=notes)
 
 

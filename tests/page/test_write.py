@@ -21,6 +21,7 @@ from bytefit.data.tokenizer import SentencePieceTokenizer
 from bytefit.page import lacks
 from bytefit.page.write import MODULES, browser_artifact, page_script, write_page
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
+from bytefit.score.adapt import DocumentLora
 from bytefit.score.windows import Sliding
 from tests.model.parts import BASE, CONFIGS, random_model
 from tests.page.artifacts import QUANT, for_bytes, write_artifact
@@ -67,9 +68,14 @@ def test_the_page_needs_nothing_else(path, tmp_path) -> None:
 
 
 def test_the_page_says_what_a_token_sees(tmp_path) -> None:
-    """The model's own windows; where its protocol learns from the text, windows of its context of 48 tokens, and that it does not learn."""
-    sliding, learning = Sliding(window=30, stride=11), find_recipe("pr1171", "tiny").score.adapt
-    for protocol, window, learns in ((sliding, "20 to 30", False), (dataclasses.replace(learning, window=32), "25 to 48", True)):
+    """The windows of the model's own protocol, and that the page does not learn where the protocol does."""
+    learning = dataclasses.replace(find_recipe("pr1171", "tiny").score.adapt, window=32, stride=11)
+    documents = DocumentLora(window=40, chunk_tokens=8)
+    for protocol, window, learns in (
+        (Sliding(window=30, stride=11), "20 to 30", False),
+        (learning, "22 to 32", True),
+        (documents, "33 to 40", True),
+    ):
         path = write_artifact(tmp_path / "model.bytefit", random_model(for_bytes(BASE)), notes={"protocol": to_json(protocol)})
         write_page(path, tmp_path / "page.html")
         text = (tmp_path / "page.html").read_text()

@@ -4,10 +4,10 @@ import { BOS_ID } from "./language_model.mjs";
 
 const NUM_LIKELIEST = 5;
 
-/** The artifact's own protocol where it is one of sliding windows that fit; else windows of the context, whose newer half is coded. */
+/** Those of the artifact's own protocol where they fit; else windows of the context, whose newer half is coded. Nothing is learned here. */
 export function windowsOf({ config: { context }, notes }) {
   const protocol = notes.protocol;
-  if (protocol?.type === "Sliding" && protocol.window <= context) return { window: protocol.window, stride: protocol.stride };
+  if (protocol?.window <= context) return { window: protocol.window, stride: protocol.stride ?? protocol.chunk_tokens };
   return { window: context, stride: context - Math.floor(context / 2) };
 }
 
