@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check results clean
+.PHONY: setup demo test check results pictures clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,11 @@ check: $(STAMP)
 
 results: $(STAMP)
 	$(BIN)/python benchmarks/render.py
+
+# Needs Chromium, and finished runs.
+RUNS ?= runs/demo
+pictures: $(STAMP)
+	$(BIN)/python benchmarks/pictures.py $(RUNS)
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache build *.egg-info

@@ -1,4 +1,4 @@
-"""Render docs/results.md and the README's picture from the committed results.
+"""Render docs/results.md, the README's picture and what stands between marks in other pages from the committed results.
 
 python benchmarks/render.py
 """
@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from render_docs import classes_table, with_outputs
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 from render_score import adapt_section
 from render_systems import ablation_section, missing_note, scaling_section, system_figures, systems_section
@@ -233,6 +234,11 @@ def main() -> None:
     if contest:
         lines += contest_section(contest)
     (ROOT / "docs" / "results.md").write_text("\n".join(lines) + "\n")
+    write_between(ROOT / "docs" / "rules.md", "classes", classes_table())
+    quickstart = read("quickstart")
+    if quickstart:
+        page = ROOT / "docs" / "quickstart.md"
+        page.write_text(with_outputs(page.read_text(), quickstart))
 
 
 if __name__ == "__main__":

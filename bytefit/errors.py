@@ -1,4 +1,4 @@
-"""The two ways in which bytefit says no.
+"""The ways in which bytefit says no, and the one in which it is stopped.
 
 Everything else that escapes is a bug and keeps its traceback.
 """
@@ -13,3 +13,7 @@ class UserError(Exception):
 
 class CheckFailed(Exception):
     """A check that was asked for did not hold (a proof, an audit). The exit code is 1."""
+
+
+class Interrupted(Exception):
+    """The user (or the system) asked to stop; the checkpoint is saved. The exit code is 130."""

@@ -70,12 +70,17 @@ class Browser:
                 raise TimeoutError(f"{condition}: {self.evaluate('document.body.innerText.slice(0, 500)')} {self.complaints}")
             time.sleep(0.05)
 
-    def screenshot(self, out: Path, *, width: int, height: int, dark: bool) -> None:
-        """The whole page, as wide as asked and as tall as it is."""
+    def screenshot(self, out: Path, *, width: int, height: int, dark: bool = False, top: str | None = None) -> None:
+        """What a window of this size shows, from the element ``top`` on (a selector) or from the page's head; the name's suffix decides
+        how it is coded (.png, .webp)."""
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        out.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
+        above = f"document.querySelector({top!r}).getBoundingClientRect().top + scrollY - 12" if top else "0"
+        clip = {"x": 0, "y": max(0, self.evaluate(above)), "width": width, "height": height, "scale": 1}
+        out.write_bytes(
+            base64.b64decode(self.call("Page.captureScreenshot", format=out.suffix[1:], clip=clip, captureBeyondViewport=True)["data"])
+        )
 
     def quit(self) -> None:
         self._session = ""

@@ -5,13 +5,26 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from bytefit import __version__
-from bytefit.cli import audit, compare, data, page, runs, score, share, show, submit, use
-from bytefit.errors import CheckFailed, UserError
+from bytefit.errors import CheckFailed, Interrupted, UserError
 from bytefit.files import cannot_write
 from bytefit.ranks import leave_ranks
-from bytefit.train.loop import Interrupted
+
+# The module of each verb. Only the one that is asked for is imported: together they take seconds.
+MODULES = {
+    "runs": ("run", "train", "pack", "report"),
+    "score": ("score", "prove"),
+    "audit": ("audit",),
+    "compare": ("compare",),
+    "submit": ("submit",),
+    "data": ("data",),
+    "show": ("show",),
+    "use": ("generate", "compress", "decompress"),
+    "page": ("page",),
+    "share": ("unpack", "metrics"),
+}
 
 EXAMPLES = """\
 examples:
@@ -22,7 +35,8 @@ examples:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """Of all verbs, or of the one that is given and those beside it in its module."""
     parser = argparse.ArgumentParser(
         prog="bytefit",
         description="Train the best language model that fits in N bytes, and prove it.",
@@ -31,14 +45,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bytefit {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in (runs, score, audit, compare, submit, data, show, use, page, share):
-        module.add_verbs(verbs)
+    for module in [name for name, held in MODULES.items() if verb in held] or MODULES:
+        import_module(f"bytefit.cli.{module}").add_verbs(verbs)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
-    options = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = build_parser(words[0] if words else None).parse_args(words)
     try:
         options.do(options)
     except UserError as error:

@@ -19,7 +19,7 @@ import torch
 from bytefit.artifact.load import load_artifact
 from bytefit.config import from_json
 from bytefit.data.dataset import Dataset, open_dataset
-from bytefit.errors import CheckFailed, UserError
+from bytefit.errors import CheckFailed, Interrupted, UserError
 from bytefit.ledger import Ledger
 from bytefit.ranks import Ranks, end_process, join_ranks
 from bytefit.recipes.recipe import Recipe
@@ -27,7 +27,6 @@ from bytefit.run.folder import RunFolder, open_run
 from bytefit.run.steps import check_before_training, check_fits, fit_recipe_to, pack_step, train_step, val_tokens
 from bytefit.score.harness import Watch
 from bytefit.score.scorer import score
-from bytefit.train.loop import Interrupted
 from bytefit.train.machine import keep_freed_memory
 
 CONTEST_DATA = Path("data/datasets/fineweb10B_sp1024")  # where the contest's own download puts it

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from bytefit.data.loaders import Loader
 from bytefit.data.shards import TokenStream
 from bytefit.dtypes import dtype_name, resolve_dtype
-from bytefit.errors import UserError
+from bytefit.errors import Interrupted, UserError
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.optim.average import Averages, Weights
@@ -41,10 +41,6 @@ from bytefit.train.step import plans_of, warm_up
 
 SETTLED = 5  # steps after which their median says what a step takes: the first ones may be slow
 LEDGER_ENTRIES = ("compile", "warmup", "train", "average")  # their seconds live in the checkpoint
-
-
-class Interrupted(Exception):
-    """The user (or the system) asked to stop; the checkpoint is saved."""
 
 
 @dataclass

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-import torch._dynamo.exc
-import torch._inductor.exc
 from torch import Tensor
 
 from bytefit.data.loaders import Loader
@@ -151,6 +149,9 @@ def warm_up(
 
 def _compiled(model: LanguageModel, eager: Stepper) -> Stepper:
     """The same with the loss compiled, tried once for each plan and form; the eager one, with a word, where compilation fails."""
+    from torch._dynamo.exc import TorchDynamoException  # here: the compiler takes a second to import, and most verbs do without it
+    from torch._inductor.exc import InductorError
+
     compiled = replace(eager, loss_of=torch.compile(model, dynamic=False))
     failed = ""
     try:
@@ -159,7 +160,7 @@ def _compiled(model: LanguageModel, eager: Stepper) -> Stepper:
             for plan in reversed(plans_of(model, eager.config)):  # ends with the plan that the run starts with
                 model.run_plan(plan)
                 compiled.try_once()
-    except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+    except (TorchDynamoException, InductorError) as error:
         failed = str(error).strip().splitlines()[0]
     model.zero_grad(set_to_none=True)
     if not eager.ranks.any(bool(failed)):

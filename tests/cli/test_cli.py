@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bytefit.cli import main
+from bytefit.cli import MODULES, build_parser, main
 from bytefit.recipes import find_recipe
 
 SUMMARY_KEYS = """
@@ -268,3 +268,21 @@ def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "bytefit", "--version"], capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.startswith("bytefit ")
+
+
+def test_a_verb_is_parsed_alike_with_and_without_the_others() -> None:
+    """One module's parser knows what all modules' parser knows of its verbs; and the table names every verb once."""
+    everything = next(action for action in build_parser()._actions if action.choices).choices
+    named = [verb for verbs in MODULES.values() for verb in verbs]
+    assert sorted(named) == sorted(everything)
+    for module, verbs in MODULES.items():
+        for verb in verbs:
+            alone = next(action for action in build_parser(verb)._actions if action.choices).choices
+            assert set(alone) == set(verbs), module
+            assert alone[verb].format_help() == everything[verb].format_help()
+
+
+def test_a_verb_does_not_import_the_compiler_nor_statistics() -> None:
+    """They take most of the time of a start."""
+    look = "import sys; from bytefit.cli import build_parser; build_parser('run'); print({'torch._dynamo', 'scipy.stats'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.strip() == "set()"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bytefit.errors import Interrupted
 from bytefit.ledger import Ledger
 from bytefit.model.linear import Linear
 from bytefit.optim.average import AverageConfig
@@ -21,7 +22,6 @@ from bytefit.quant.grid import RowGrid
 from bytefit.recipes import find_recipe
 from bytefit.train import loop
 from bytefit.train.config import ReplayConfig
-from bytefit.train.loop import Interrupted
 from bytefit.train.metrics import read_metrics
 from bytefit.train.step import Preparation, Stepper
 from tests.conftest import ONE_RANK

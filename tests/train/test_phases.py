@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bytefit.data.loaders import ShuffledLoader
-from bytefit.errors import UserError
+from bytefit.errors import Interrupted, UserError
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.model.plan import unet_plan
@@ -23,7 +23,7 @@ from bytefit.optim.schedule import Moment, WarmdownConfig
 from bytefit.recipes import SYSTEMS, find_recipe
 from bytefit.run.steps import check_before_training
 from bytefit.train.config import CurriculumConfig, ReplayConfig
-from bytefit.train.loop import Interrupted, Position, next_step
+from bytefit.train.loop import Position, next_step
 from bytefit.train.metrics import read_metrics
 from bytefit.train.step import Stepper
 from tests.conftest import ONE_RANK

@@ -13,14 +13,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from bytefit.errors import UserError
+from bytefit.errors import Interrupted, UserError
 from bytefit.ledger import Ledger
 from bytefit.optim.average import AverageConfig
 from bytefit.recipes import find_recipe
 from bytefit.run.steps import new_model
 from bytefit.train.checkpoint import load_checkpoint
 from bytefit.train.config import TrainConfig
-from bytefit.train.loop import Interrupted, train
+from bytefit.train.loop import train
 from bytefit.train.metrics import read_metrics
 from bytefit.train.step import Stepper
 from tests.conftest import ONE_RANK
