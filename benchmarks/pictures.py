@@ -24,14 +24,16 @@ from tests.browser import CHROMIUM, Browser, open_browser  # noqa: E402
 
 WIDE, PHONE = 1080, 400
 PASSAGE_BYTES = 400
+POINTED_AT = 40  # a token of the passage whose alternatives are shown
 
 
 def picture_report(browser: Browser, runs: list[Path], scratch: Path, out: Path) -> None:
     page = scratch / "report.html"
     write_report(runs[0], page, runs[1:])
     browser.open(page)
-    browser.screenshot(out / "report.webp", width=WIDE, height=1500)
-    browser.screenshot(out / "report_passage.webp", width=WIDE, height=620, top="#passage")
+    browser.screenshot(out / "report.webp", width=WIDE, height=1250)
+    browser.evaluate(f"document.querySelectorAll('#passage .token')[{POINTED_AT}].click()")
+    browser.screenshot(out / "report_passage.webp", width=WIDE, height=760, top="#passage")
     browser.screenshot(out / "report_phone.webp", width=PHONE, height=860, dark=True)
 
 
