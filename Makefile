@@ -18,7 +18,6 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)
 	$(BIN)/bytefit run pocket --out runs/demo --resume
 	$(BIN)/bytefit audit runs/demo
-	$(BIN)/bytefit report runs/demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

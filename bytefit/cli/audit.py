@@ -9,13 +9,14 @@ from bytefit.audit.checklist import as_text, audit
 from bytefit.cli.options import Verbs, add_verb, open_finished, show_result
 from bytefit.errors import CheckFailed
 from bytefit.files import write_json
+from bytefit.report.page import write_report
 
 
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
         verbs, "audit", "check a finished run against forty known ways of getting a score wrong",
         "  bytefit audit runs/a\n  bytefit audit runs/a --json\n\n"
-        "each class is pass, fail or not applicable, with its evidence; audit.json keeps them. Exit code 1 where one fails.",
+        "each class is pass, fail or not applicable, with its evidence; audit.json keeps them, report.html shows them. Exit code 1 where one fails.",
     )  # fmt: skip
     verb.add_argument("run", type=Path, help="run folder")
     verb.add_argument("--data", type=Path, metavar="DIR", help="dataset folder (default: the run's own)")
@@ -28,6 +29,8 @@ def do_audit(options: argparse.Namespace) -> None:
     record = [finding.to_json() for finding in findings]
     if options.data is None:
         write_json(folder.audit, record)
+        if folder.report.exists():
+            write_report(folder.path, folder.report)
     show_result(options, record, as_text(findings))
     wrong = [str(finding.number) for finding in findings if finding.verdict == "fail"]
     if wrong:

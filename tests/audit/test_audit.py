@@ -281,6 +281,7 @@ def test_the_command_says_which_classes_fail(finished, dataset, tmp_path, capsys
     assert main(["audit", str(copy)]) == 1
     out, err = capsys.readouterr()
     assert "FAIL  other bytes counted" in out
+    assert ">1 fail</b>" in RunFolder(copy).report.read_text()  # the report shows the audit that was just made
     assert err.strip().splitlines()[-1] == "bytefit: the audit fails in 1 of 40 classes (30)"
 
 

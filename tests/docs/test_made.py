@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+
 import pytest
 
 from tests.browser import CHROMIUM
