@@ -14,7 +14,7 @@ from typing import Any
 from render_docs import classes_table, with_outputs
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 from render_score import adapt_section
-from render_systems import ablation_section, missing_note, scaling_section, system_figures, systems_section
+from render_systems import ablation_section, missing_note, peers_section, scaling_section, system_figures, systems_section
 
 from bytefit.recipes import SYSTEMS
 
@@ -93,7 +93,7 @@ def muon_section(record: dict[str, Any]) -> list[str]:
         "",
         provenance(record),
         "All hidden matrices of a recipe; interleaved, medians. The last column is the largest distance of a matrix's first update from "
-        "the formula in float64, relative to the update: what is bf16 rounding in torch's is of the same size in ours.",
+        "the formula in float64, relative to the update: bf16 rounding has the same size in both.",
         "",
         "| matrices of | form | ms a step | against torch's | distance from float64 |",
         "| --- | --- | ---: | ---: | ---: |",
@@ -187,7 +187,9 @@ def main() -> None:
     lines = [
         "# Results",
         "",
-        "Rendered by `make results` from `benchmarks/results/*.json`. Every table names its command, commit and hardware.",
+        "Rendered by `make results` from `benchmarks/results/`. Every measured table names its command and commit, and its hardware where "
+        "that matters. What *web text* is, [data.md](data.md) says; *learning* is a score under `adapt` or `documents` "
+        "([scoring.md](scoring.md)).",
         "",
     ]
     web, embedded, throughput = read("pocket_web"), read("pocket_embedded"), read("throughput")
@@ -201,6 +203,9 @@ def main() -> None:
     systems, ablation = read_lines("systems"), read_lines("ablation")
     if systems:
         lines += systems_section(systems, read("systems_steps") or {})
+    peers = read("peers")
+    if peers:
+        lines += peers_section(peers)
     for name in SYSTEMS:
         write_between(ROOT / "docs" / "systems" / f"{name}.md", "figures", system_figures(name, systems))
     scaling = read_lines("scaling")

@@ -92,12 +92,12 @@ def _models(models: list[Record], seeds: list[int], pictures: Path) -> list[str]
     }
     main = {name: curve for name, curve in curves.items() if "8 states," not in name}
     title = f"Bits per byte lost by packing, mean of {len(seeds)} seeds"
-    (pictures / "bytes.svg").write_text(
+    (pictures / "packing.svg").write_text(
         chart(title, main, x="bytes of the artifact, everything counted", y="bits per byte lost", log_x=True, log_y=True)
     )
     plain = statistics.fmean({row["seed"]: row["float"] for row in models}.values())
     lines = [
-        f"![{title}](pictures/bytes.svg)",
+        f"![{title}](pictures/packing.svg)",
         "",
         f"Bits per byte that packing the whole model into so many bytes adds to the {plain:.4f} of the fp32 weights "
         f"(mean of {len(seeds)} seeds):",

@@ -71,6 +71,25 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
     return lines
 
 
+def peers_section(record: Record) -> list[str]:
+    """What the contest's own scripts reached under a like budget."""
+    lines = [
+        "## The contest's own scripts on two cores",
+        "",
+        f"{record['what']} Hardware: {record['machine']}. By {record['command']}.",
+        "",
+        "| script | parameters | float | quantised | as | sliding | learning | model bytes |",
+        "| --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in record["rows"]:
+        scores = ["–" if row[key] is None else f"{row[key]:.3f}" for key in ("float", "quantised", "sliding", "learning")]
+        lines.append(
+            f"| {row['system']} | {row['num_parameters']:,} | {scores[0]} | {scores[1]} | {row['quantised_as']} | {scores[2]} "
+            f"| {scores[3]} | {row['model_bytes']:,} |"
+        )
+    return [*lines, ""]
+
+
 def seconds_table(known: list[str], by_system: dict[str, list[Record]]) -> list[str]:
     lines = [
         "Seconds by ledger entry, the median of the seeds. The runs went on beside other work, on one thread each: they say what the "

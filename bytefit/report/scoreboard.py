@@ -19,7 +19,7 @@ def scoreboard(summary: dict[str, Any]) -> str:
         "bytefit, float weights": summary["val_bpb_float"],
         "bytefit, packed": summary["val_bpb_full"],
         "bytefit, packed, sliding": summary["val_bpb_sliding"],
-        **({"bytefit, packed, adapting": summary["val_bpb_adapted"]} if summary["val_bpb_adapted"] is not None else {}),
+        **({"bytefit, packed, learning": summary["val_bpb_adapted"]} if summary["val_bpb_adapted"] is not None else {}),
         **summary["compressors_bpb"],
     }
     longest = max(rows.values())
