@@ -16,7 +16,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
         verbs, "audit", "check a finished run against forty known ways of getting a score wrong",
         "  bytefit audit runs/a\n  bytefit audit runs/a --json\n\n"
-        "each class is pass, fail or not applicable, with its evidence; audit.json keeps them, report.html shows them. Exit code 1 where one fails.",
+        "each class is pass, fail or not applicable, with its evidence, in audit.json and report.html. Exit code 1 where one fails.",
     )  # fmt: skip
     verb.add_argument("run", type=Path, help="run folder")
     verb.add_argument("--data", type=Path, metavar="DIR", help="dataset folder (default: the run's own)")
