@@ -44,7 +44,7 @@ SIZES = {"--size", "--seconds", "--steps", "--bytes"}  # options of run and trai
 SHELL = {"|", ">", "&&"}
 ELSEWHERE = {
     'python -m pytest tests/model -k "final"': "tests/docs/test_guide.py",
-    "bytefit run pocket --size tiny --set 'model.final_gain={}' --out runs/final-gain": "tests/docs/test_guide.py",
+    "bytefit run pocket --size tiny --data mydata --set 'model.final_gain={}' --out runs/final-gain": "tests/docs/test_guide.py",
     "bytefit compare runs/plain runs/final-gain": "tests/docs/test_guide.py",
     "python train_gpt.py --data DIR --evaluate model_seed1.bytefit": "tests/submit/test_record.py",
     "python train_gpt.py --data DIR --seed 1": "tests/submit/test_record.py",
