@@ -63,6 +63,8 @@ def pocket_section(title: str, record: dict[str, Any]) -> list[str]:
             f"| {run['artifact_bytes']:,} | {run['steps']:,} | {run['tokens_seen']:,} | {run['train_seconds']:.1f} "
             f"| {proof} |"
         )
+    if "wall_seconds" in record:
+        lines += ["", f"{record['wall_seconds']:.0f} s in all: {record['wall_seconds_include']}."]
     lines += ["", "The compressors on the same text, bits per byte: "
               + ", ".join(f"{name} {value:.3f}" for name, value in first["compressors_bpb"].items()) + ".", ""]  # fmt: skip
     return lines

@@ -13,7 +13,7 @@ def scoreboard(summary: dict[str, Any]) -> str:
     size, budget = summary["artifact_bytes"], summary["budget_bytes"]
     lines.append(f"bytes: {size:,} of {budget:,} ({size / budget:.2%}, {budget - size:,} left)")
     for part, count in sorted(summary["bytes_by_part"].items(), key=lambda item: -item[1]):
-        lines.append(f"  {part:<10} {count:>10,}  {'#' * round(BAR * count / size)}")
+        lines.append(f"  {part:<13} {count:>10,}  {'#' * round(BAR * count / size)}")
     lines += ["", f"bits per byte of {summary['val_bytes']:,} bytes of validation text (lower is better)"]
     rows = {
         "bytefit, float weights": summary["val_bpb_float"],
