@@ -28,18 +28,7 @@ from tests.docs.pages import PAGES, ROOT, blocks_of, commands_of, mentioned
 from tests.hub.conftest import NAME, contest_hub, fake_hub  # noqa: F401
 from tests.hub.fake_hub import FakeHub
 
-QUICK = [
-    "--size",
-    "tiny",
-    "--steps",
-    "6",
-    "--set",
-    "calibrate.windows=8",
-    "--set",
-    "score.max_bytes=1500",
-    "--set",
-    "score.proof_bytes=100",
-]
+QUICK = ["--size", "tiny", "--steps", "6", "--set", "score.max_bytes=1500", "--set", "score.proof_bytes=100"]
 SIZES = {"--size", "--seconds", "--steps", "--bytes"}  # options of run and train that say how large it gets
 SHELL = {"|", ">", "&&"}
 ELSEWHERE = {
@@ -94,16 +83,12 @@ def quick(words: list[str]) -> list[str]:
     return [*kept, *QUICK, *([] if "--bytes" in kept or not counts_code else ["--bytes", "110000"])]
 
 
-def words_of(command: str) -> list[str]:
-    return shlex.split(command)
-
-
 def run_one(command: str, folder: Path, hub: str | None) -> None:
     """Run it in the folder; an exception or a wrong exit code is a failure of the page."""
     if command in ELSEWHERE:
         assert (ROOT / ELSEWHERE[command]).exists()
         return
-    words = words_of(command)
+    words = shlex.split(command)
     if words[0] == "bytefit":
         run_bytefit(words[1:], folder, hub)
     elif words[0] == "make":

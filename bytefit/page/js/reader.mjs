@@ -4,11 +4,18 @@ import { BOS_ID } from "./language_model.mjs";
 
 const NUM_LIKELIEST = 5;
 
-/** Those of the artifact's own protocol where they fit; else windows of the context, whose newer half is coded. Nothing is learned here. */
+/**
+ * Those of the artifact's own protocol where they fit; else windows of the context, whose newer half is coded. `first` targets are in the
+ * first window, `stride` in each later one. Nothing is learned here.
+ */
 export function windowsOf({ config: { context }, notes }) {
   const protocol = notes.protocol;
-  if (protocol?.window <= context) return { window: protocol.window, stride: protocol.stride ?? protocol.chunk_tokens };
-  return { window: context, stride: context - Math.floor(context / 2) };
+  if (protocol?.window <= context) {
+    const { window, stride, chunk_tokens: chunk } = protocol;
+    // Windows of documents with adapters end where their chunks end, so the first may hold fewer targets than it could.
+    return stride ? { window, stride, first: window } : { window, stride: chunk, first: window - (window % chunk) };
+  }
+  return { window: context, stride: context - Math.floor(context / 2), first: context };
 }
 
 /** Reads texts that change as they are typed: what the last text began with is not read again. */
@@ -46,8 +53,9 @@ export class Reader {
 
   /** Logits after the inputs up to `position`, from where its window starts. */
   logitsAt(position) {
-    const { window, stride } = this.windows;
-    const start = position < window ? 0 : stride * (1 + Math.floor((position - window) / stride));
+    const { window, stride, first } = this.windows;
+    const end = first + stride * Math.max(0, 1 + Math.floor((position - first) / stride));
+    const start = Math.max(0, end - window);
     if (start !== this.start) {
       this.start = start;
       this.cache.ids.length = 0;
