@@ -63,6 +63,14 @@ def commands_of(page: Path) -> list[str]:
 
 def mentioned(page: Path) -> list[list[str]]:
     """Commands of bytefit within sentences, as words."""
+    return [shlex.split(code) for code in _code_in_prose(page) if re.match(r"(torchrun .* -m )?bytefit ", code)]
+
+
+def benchmarks_of(page: Path) -> list[list[str]]:
+    """Commands of ``benchmarks/`` within sentences, as words."""
+    return [shlex.split(code) for code in _code_in_prose(page) if code.startswith("python benchmarks/") and "|" not in code]
+
+
+def _code_in_prose(page: Path) -> list[str]:
     prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
-    found = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]
-    return [shlex.split(code) for code in found if re.match(r"(torchrun .* -m )?bytefit ", code)]
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose)]

@@ -19,12 +19,10 @@ from pathlib import Path
 
 import pytest
 import torch
-import zstandard
 
 from bytefit.cli import build_parser, main
 from bytefit.hub.published import PUBLISHED
-from tests.conftest import make_documents
-from tests.docs.pages import PAGES, ROOT, blocks_of, commands_of, mentioned
+from tests.docs.pages import PAGES, ROOT, benchmarks_of, blocks_of, commands_of, mentioned
 from tests.hub.conftest import NAME, contest_hub, fake_hub  # noqa: F401
 from tests.hub.fake_hub import FakeHub
 
@@ -43,20 +41,12 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module")
 def desk(dataset, tiny_run, tmp_path_factory) -> Path:
-    """A reader's folder: the clone's pages, texts of their own, a dataset and an artifact, and what ``make demo`` leaves."""
+    """A reader's folder: the clone's pages, a dataset, and what ``make demo`` leaves."""
     folder = tmp_path_factory.mktemp("desk")
     shutil.copy(ROOT / "README.md", folder)
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("pictures"))
-    texts = [text.encode() for text in make_documents(40, seed=3)]
-    (folder / "book.txt").write_bytes(b"\n".join(texts))
-    (folder / "letter.txt").write_bytes(texts[0][:300])
-    (folder / "notes").mkdir()
-    (folder / "notes" / "one.md").write_bytes(texts[1])
-    lines = "".join(f'{{"text": "{i} is a number."}}\n' for i in range(40)).encode()
-    (folder / "more.jsonl.zst").write_bytes(zstandard.compress(lines))
     (folder / "DIR").symlink_to(dataset.folder)
     shutil.copytree(tiny_run.path, folder / "runs" / "demo")
-    shutil.copy(tiny_run.artifact, folder / "model.bytefit")
     return folder
 
 
@@ -96,10 +86,6 @@ def run_one(command: str, folder: Path, hub: str | None) -> None:
     elif words[0] == "pip":
         extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
         assert all(extra in extras for word in words[2:] for extra in re.findall(r"\[(\w[\w-]*)\]", word)), command
-    elif words[0] == "python" and words[1].startswith("benchmarks/"):
-        read_arguments(words[1:])
-    elif words[:2] == ["bash", "benchmarks/gpu.sh"]:
-        subprocess.run(["bash", "-n", ROOT / "benchmarks" / "gpu.sh"], check=True)
     elif words[0] != ".":
         if "bytefit" in words:
             at = words.index("bytefit") + 1
@@ -203,6 +189,12 @@ def test_verbs_and_options_within_sentences_exist(page) -> None:
             actions = next(action for action in verb._actions if action.choices).choices
             known |= {option for action in actions.values() for one in action._actions for option in one.option_strings}
         assert {word for word in words if word.startswith("--") and at <= words.index(word)} <= known, words
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if benchmarks_of(p)], ids=lambda page: page.stem)
+def test_the_benchmarks_that_a_page_names_take_its_arguments(page) -> None:
+    for words in benchmarks_of(page):
+        read_arguments(words[1:])
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if any(b.info == "python" for b in blocks_of(p))], ids=lambda page: page.stem)
