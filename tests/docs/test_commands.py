@@ -41,12 +41,13 @@ ELSEWHERE = {
 
 @pytest.fixture(scope="module")
 def desk(dataset, tiny_run, tmp_path_factory) -> Path:
-    """A reader's folder: the clone's pages, a dataset, and what ``make demo`` leaves."""
+    """A reader's folder: the clone's pages, a dataset and an artifact, and what ``make demo`` leaves."""
     folder = tmp_path_factory.mktemp("desk")
     shutil.copy(ROOT / "README.md", folder)
     shutil.copytree(ROOT / "docs", folder / "docs", ignore=shutil.ignore_patterns("pictures"))
     (folder / "DIR").symlink_to(dataset.folder)
     shutil.copytree(tiny_run.path, folder / "runs" / "demo")
+    shutil.copy(tiny_run.artifact, folder / "model.bytefit")
     return folder
 
 
