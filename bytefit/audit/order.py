@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,23 +15,29 @@ from bytefit.audit.findings import Finding, failed, judged, passed, skipped
 from bytefit.audit.probes import Answer, Scorer, documents_apart, future_change, prefix_alone
 from bytefit.data.tokenizer import BOS_ID
 from bytefit.files import read_bytes
+from bytefit.model.language_model import LanguageModel
 from bytefit.quant.calibrate import OwnText
 from bytefit.score.adapt import Adapt, DocumentLora
 from bytefit.score.scorer import ModelPredictor, ScoreProtocol, score_tapes, target_nats
 from bytefit.score.tape import Tape
+from bytefit.score.windows import Sliding
 
 PROBE_WINDOWS = 5  # windows of text that a probe scores
+PROBE_TOKENS = 2560  # but of long windows only as many as this holds, and at least two
+PROBE_ROWS = 256  # targets in a window whose distributions are made one by one
+RowMaker = Callable[[int, float], np.ndarray]  # (target, temperature) → probabilities (V,), from the tokens before the target alone
 
 
 def check_order(run: Evidence) -> list[Finding]:
     small = {name: short(run.protocol(name)) for name in run.scored}
     longest = max((protocol.window for protocol in small.values()), default=1)
-    tokens = run.tokens[: PROBE_WINDOWS * longest + 1]
+    tokens = run.tokens[: max(2 * longest, min(PROBE_WINDOWS * longest, PROBE_TOKENS)) + 1]
     vocab_size = run.dataset.tokenizer.vocab_size
     scorers: dict[str, Scorer] = {name: _scorer(run, protocol) for name, protocol in small.items()}
     future = {name: future_change(scorer, tokens, vocab_size) for name, scorer in scorers.items()}
     prefix = {name: prefix_alone(scorer, tokens) for name, scorer in scorers.items() if not isinstance(small[name], Adapt)}
-    rows = {name: read_from_rows(run, scorers[name], protocol, tokens) for name, protocol in small.items()}
+    row = row_maker(run.artifact.model, tokens)
+    rows = {name: read_from_rows(row, scorers[name], protocol, tokens) for name, protocol in small.items()}
     counted = _each_once(run)
     learns = any(isinstance(protocol, Adapt | DocumentLora) for protocol in small.values())
     no_learning = "no protocol of this run learns while it scores"
@@ -50,14 +58,22 @@ def check_order(run: Evidence) -> list[Finding]:
 
 
 def short(protocol: ScoreProtocol) -> ScoreProtocol:
-    """The same protocol with chunks so short that a few windows hold several."""
+    """The same protocol with chunks so short that two windows hold several, and, where windows are long, with fewer of them."""
+    if isinstance(protocol, Adapt | Sliding):
+        protocol = replace(protocol, stride=max(protocol.stride, protocol.window // 16))
     if isinstance(protocol, Adapt):
-        return replace(protocol, chunk_tokens=min(protocol.chunk_tokens, protocol.window), epochs=1)
+        protocol = replace(protocol, chunk_tokens=min(protocol.chunk_tokens, max(protocol.window // 2, 1)), epochs=1)
     return protocol
 
 
 def _scorer(run: Evidence, protocol: ScoreProtocol) -> Scorer:
-    return lambda tokens: target_nats(run.artifact.model, tokens, protocol, torch.float32)
+    """Probes ask for some texts again and again; each is scored once."""
+
+    @cache
+    def score_text(text: bytes) -> np.ndarray:
+        return target_nats(run.artifact.model, np.frombuffer(text, dtype=np.int64).copy(), protocol, torch.float32)
+
+    return lambda tokens: score_text(tokens.astype(np.int64).tobytes())
 
 
 def _all(number: int, answers: dict[str, Answer]) -> Finding:
@@ -70,22 +86,32 @@ def _all(number: int, answers: dict[str, Answer]) -> Finding:
     return passed(number, f"{', '.join(answers)}: {answer.evidence}")
 
 
-def read_from_rows(run: Evidence, scorer: Scorer, protocol: ScoreProtocol, tokens: np.ndarray) -> Answer:
-    """Whether what the first targets cost is what distributions say that are made from the tokens before each target alone, and sum to one.
+def row_maker(model: LanguageModel, tokens: np.ndarray) -> RowMaker:
+    @cache
+    @torch.inference_mode()
+    def row(target: int, temperature: float) -> np.ndarray:
+        predictor = ModelPredictor(model, torch.float32, temperature)
+        return torch.softmax(predictor.logits(torch.from_numpy(tokens[None, :target]), target - 1)[0, 0].double(), -1).numpy()
+
+    return row
+
+
+def read_from_rows(row: RowMaker, scorer: Scorer, protocol: ScoreProtocol, tokens: np.ndarray) -> Answer:
+    """Whether what targets cost is what distributions say that are made from the tokens before each target alone, and sum to one.
 
     As far as nothing was learned yet; from there on the same code goes on with other weights.
     """
-    plain = protocol.chunk_tokens if isinstance(protocol, Adapt | DocumentLora) else protocol.window
-    last = min(plain, protocol.window, len(tokens) - 1)
-    temperature = protocol.temperature if isinstance(protocol, Adapt | DocumentLora) else 1.0
-    predictor = ModelPredictor(run.artifact.model, torch.float32, temperature)
-    costs, worst, sums, vocab_size = scorer(tokens), 0.0, 0.0, run.dataset.tokenizer.vocab_size
-    for target in range(1, last + 1):
-        with torch.inference_mode():
-            row = torch.softmax(predictor.logits(torch.from_numpy(tokens[None, :target]), target - 1)[0, 0].double(), -1).numpy()
-        worst = max(worst, abs(float(costs[target - 1]) + float(np.log(row[tokens[target]]))))
-        sums = max(sums, abs(float(row.sum()) - 1))
-    evidence = f"{last} costs are those of distributions over {vocab_size} ids made without the target, within {worst:.1g} nats"
+    last, temperature = min(protocol.window, len(tokens) - 1), 1.0
+    if isinstance(protocol, Adapt | DocumentLora):
+        last, temperature = min(protocol.chunk_tokens, last), protocol.temperature
+    targets = range(1, last + 1, -(-protocol.window // PROBE_ROWS))
+    costs, worst, sums, vocab_size = scorer(tokens), 0.0, 0.0, 0
+    for target in targets:
+        probabilities = row(target, temperature)
+        vocab_size = len(probabilities)
+        worst = max(worst, abs(float(costs[target - 1]) + float(np.log(probabilities[tokens[target]]))))
+        sums = max(sums, abs(float(probabilities.sum()) - 1))
+    evidence = f"{len(targets)} costs are those of distributions over {vocab_size} ids made without the target, within {worst:.1g} nats"
     return Answer(worst <= 1e-3 and sums <= 1e-3, evidence)
 
 
