@@ -28,7 +28,7 @@ from bytefit.run.steps import (
     train_step,
 )
 from bytefit.train.loop import LEDGER_ENTRIES
-from bytefit.train.machine import describe_machine, keep_freed_memory
+from bytefit.train.machine import keep_freed_memory
 
 
 def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> dict[str, Any] | None:
@@ -118,7 +118,7 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
     """The keys that other programs rely on (docs/design.md), from the step files."""
     packed, scores, state = read_json(folder.pack), read_json(folder.score), read_json(folder.checkpoint / "state.json")
     proof = read_json(folder.proof) if folder.proof.exists() else {}
-    machine = describe_machine()
+    machine = dict(state["machine"])  # that trained; another may pack and score
     hardware = {key: machine.pop(key) for key in ("cpu", "cpu_capability", "threads", "gpu", "system")}
     return {
         "recipe": recipe.name,
