@@ -87,8 +87,8 @@ class Shared:
 class LayerCache:
     """Keys and values of one plan step, in memory that is allocated once: (B, capacity, G, K) each."""
 
-    def __init__(self, batch: int, capacity: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype):
-        self.k_BSGK = torch.zeros(batch, capacity, num_kv_heads, head_dim, dtype=dtype)
+    def __init__(self, batch: int, capacity: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device | str):
+        self.k_BSGK = torch.zeros(batch, capacity, num_kv_heads, head_dim, dtype=dtype, device=device)
         self.v_BSGK = torch.zeros_like(self.k_BSGK)
 
     def append(self, k_BTGK: Tensor, v_BTGK: Tensor, start: int) -> tuple[Tensor, Tensor]:

@@ -106,12 +106,12 @@ class ModelConfig:
 class Cache:
     """Keys and values of every plan step for incremental decoding of up to ``capacity`` positions, and the last tokens read."""
 
-    def __init__(self, config: ModelConfig, batch: int, capacity: int, dtype: torch.dtype):
+    def __init__(self, config: ModelConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str = "cpu"):
         attention = config.attention
         head_dim = config.dim // attention.num_heads
-        self.layers = [LayerCache(batch, capacity, attention.num_kv_heads, head_dim, dtype) for _ in config.plan]
+        self.layers = [LayerCache(batch, capacity, attention.num_kv_heads, head_dim, dtype, device) for _ in config.plan]
         self.length = 0  # positions held; set it back to 0 to forget them all
-        self.last_ids = torch.zeros(batch, 0, dtype=torch.int64)
+        self.last_ids = torch.zeros(batch, 0, dtype=torch.int64, device=device)
 
 
 class LanguageModel(nn.Module):

@@ -131,24 +131,23 @@ class _Listener:
 
 
 @contextmanager
-def _listening(model: LanguageModel, only: set[str] | None) -> Iterator[tuple[dict[str, _Moments], dict[int, tuple[Tensor, Tensor]]]]:
-    """Observers on every map and table (or those of ``only`` parameters) for as long as the context lasts."""
-    sums: dict[str, _Moments] = {}
+def _listening(model: LanguageModel, sums: dict[str, _Moments], only: set[str] | None) -> Iterator[None]:
+    """Observers that add to ``sums`` what goes through every map and table (or those of ``only`` parameters) within the context."""
     inputs: dict[int, tuple[Tensor, Tensor]] = {}
     places = [(name, m) for name, m in model.named_modules() if isinstance(m, Linear | Table)]
     try:
         for name, module in places:
             if only is None or f"{name}.weight" in only:
-                sums[f"{name}.weight"] = _Moments()
-                module.observer = _Listener(sums[f"{name}.weight"], module.weight.size(0), inputs)
-        yield sums, inputs
+                moments = sums.setdefault(f"{name}.weight", _Moments())
+                module.observer = _Listener(moments, module.weight.size(0), inputs)
+        yield
     finally:
         for _, module in places:
             module.observer = None
 
 
 def collect(model: LanguageModel, batches: Iterable[Tensor], *, gradients: bool, seed: int = 0, only: set[str] | None = None) -> Statistics:
-    """The metric of every matrix, in fp32.
+    """The metric of every matrix, in fp32 and on the CPU, wherever the model is.
 
     Args:
         model: the averaged, unrounded model.
@@ -161,11 +160,10 @@ def collect(model: LanguageModel, batches: Iterable[Tensor], *, gradients: bool,
         UserError: there is not a single batch.
     """
     generator = torch.Generator().manual_seed(seed)
-    tokens = 0
-    with _listening(model, only) as (sums, inputs), torch.set_grad_enabled(gradients):
-        for ids_BT in batches:
-            inputs.clear()
-            tokens += ids_BT.numel()
+    tokens, sums = 0, dict[str, _Moments]()
+    for ids_BT in batches:  # may be written by this very model, which nobody should listen to
+        tokens += ids_BT.numel()
+        with _listening(model, sums, only), torch.set_grad_enabled(gradients):
             logits = model.logits(ids_BT)
             if gradients:
                 flat = logits.flatten(0, 1)
@@ -180,6 +178,7 @@ def collect(model: LanguageModel, batches: Iterable[Tensor], *, gradients: bool,
     found: Statistics = {}
     for name, moments in sums.items():
         metric = _metric(moments, shapes[name], tokens, device)
+        metric = Metric(metric.columns.cpu(), metric.rows.cpu())
         same = [m.columns for m in found.values() if m.columns.shape == metric.columns.shape and torch.equal(m.columns, metric.columns)]
         found[name] = Metric(same[0], metric.rows) if same else metric  # query, key and value share what they see
     return found
@@ -265,7 +264,7 @@ def _tokens_of(source: TrainingText | OwnText, train: TokenStream, tokenizer: To
 def _written_by(model: LanguageModel, count: int, seq_len: int, temperature: float, generator: torch.Generator) -> Tensor:
     """``count`` texts of ``seq_len`` ids, each from an empty prompt."""
     device = model.embedding.weight.device
-    cache = Cache(model.config, count, seq_len, torch.float32)
+    cache = Cache(model.config, count, seq_len, torch.float32, device)
     ids = torch.full((count, 1), BOS_ID)
     while ids.size(1) < seq_len:
         logits = model.logits(ids[:, cache.length :].to(device), torch.float32, cache)[:, -1].cpu()

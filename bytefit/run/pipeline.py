@@ -12,7 +12,7 @@ from bytefit.files import read_json, write_json
 from bytefit.ledger import Ledger
 from bytefit.model.inspect import num_parameters
 from bytefit.progress import say
-from bytefit.ranks import Ranks
+from bytefit.ranks import Ranks, all_cores
 from bytefit.recipes.recipe import Recipe
 from bytefit.report.page import write_report
 from bytefit.run.beside import compare_compressors, dataset_for, prove_step
@@ -59,10 +59,12 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
             write_json(folder.ledger, ledger.seconds)
 
     def pack_it() -> None:
-        pack_step(folder, recipe, dataset, ledger)
+        with all_cores(ranks):
+            pack_step(folder, recipe, dataset, ledger, ranks.device)
 
     def prove_it() -> None:
-        write_json(folder.proof, prove_step(folder, recipe, dataset, ledger).to_json())
+        with all_cores(ranks):
+            write_json(folder.proof, prove_step(folder, recipe, dataset, ledger).to_json())
 
     def compare_it() -> None:
         write_json(folder.compressors, compare_compressors(dataset, recipe, ledger))

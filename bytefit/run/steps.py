@@ -112,7 +112,7 @@ def _weights(model: LanguageModel) -> dict[str, Tensor]:
     return {name: p.detach().float() for name, p in model.named_parameters()}
 
 
-def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Statistics:
+def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger, device: str = "cpu") -> Statistics:
     """What the trained model's matrices see, from ``calibration.safetensors`` where that was measured like this already."""
     config = recipe.calibrate
     if config is None:
@@ -125,7 +125,7 @@ def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: 
         held = load_statistics(folder.calibration)
         if held is not None and held[1] == wanted:
             return held[0]
-    model = trained_model(folder, recipe)
+    model = trained_model(folder, recipe).to(device)
     with ledger.measure("calibrate"):
         batches = _batches(model, config, recipe, dataset, ledger)
         bar = progress_bar(batches, total=-(-config.windows // config.batch_windows), desc="calibrating", unit=" batches")
@@ -150,9 +150,13 @@ def _batches(model: LanguageModel, config: CalibrationConfig, recipe: Recipe, da
     )
 
 
-def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Packed:
-    """Calibrate, quantise and pack, leaving ``model.bytefit`` and ``pack.json``."""
-    statistics = calibrate_step(folder, recipe, dataset, ledger)
+def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger, device: str = "cpu") -> Packed:
+    """Calibrate, quantise and pack, leaving ``model.bytefit`` and ``pack.json``.
+
+    Args:
+        device: of the calibration; rounding and encoding are done on the CPU.
+    """
+    statistics = calibrate_step(folder, recipe, dataset, ledger, device)
     model = trained_model(folder, recipe)
     notes = {"recipe": recipe.name, "size": recipe.size, "protocol": to_json(recipe.score.coded)}
 
@@ -166,6 +170,7 @@ def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
     if recipe.calibrate is not None and recipe.calibrate.sequential:
         with ledger.measure("calibrate"):
             rounded = {name: torch.from_numpy(packed.quantised.weights(name)) for name, _ in model.named_parameters()}
+            model.to(device)
             statistics = recollect(model, rounded, list(_batches(model, recipe.calibrate, recipe, dataset, ledger)), statistics)
         packed = packed_with(statistics)
     write_bytes(folder.artifact, packed.data)

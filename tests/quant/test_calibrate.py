@@ -321,6 +321,20 @@ def test_what_a_source_gives_can_be_measured(source, gradients) -> None:
     assert all(torch.isfinite(metric.columns).all() and torch.isfinite(metric.rows).all() for metric in statistics.values())
 
 
+@pytest.mark.parametrize("gradients", [False, True])
+def test_nobody_listens_while_the_model_writes(gradients) -> None:
+    """Text that is written as it is measured counts as often as text that was there before."""
+    model, config = tiny_model(), CalibrationConfig(source=ModelText(), windows=3, batch_windows=2)
+
+    def text():
+        return calibration_batches(config, model, train=text_stream(), tokenizer=TOKENIZER, seq_len=8, seed=0)
+
+    while_written, afterwards = collect(model, text(), gradients=gradients), collect(model, list(text()), gradients=gradients)
+    for name, metric in while_written.items():
+        assert torch.equal(metric.columns, afterwards[name].columns), name
+        assert torch.equal(metric.rows, afterwards[name].rows), name
+
+
 def test_the_clock_ends_the_text_after_a_batch() -> None:
     asked = []
 
