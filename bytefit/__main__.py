@@ -1,5 +1,10 @@
 from bytefit.cli import main
-from bytefit.ranks import end_process
+from bytefit.ranks import run_process
+
+
+def start() -> None:
+    run_process(main)
+
 
 if __name__ == "__main__":
-    end_process(main())
+    start()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn
@@ -18,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 Wait = Callable[[], object]
+LEAVES_TOGETHER = (0, 130)  # exit codes that all ranks have in common: done, and interrupted
 PATIENCE = timedelta(hours=2)  # the others wait while the first rank packs
 
 
@@ -113,13 +116,40 @@ def leave_ranks() -> None:
         dist.destroy_process_group()
 
 
+@contextmanager
+def all_cores(ranks: Ranks) -> Iterator[None]:
+    """Every core for what the first rank does while the others wait: ``torchrun`` leaves each rank one thread."""
+    threads = torch.get_num_threads()
+    if ranks.world > 1:
+        torch.set_num_threads(os.cpu_count() or threads)
+    try:
+        yield
+    finally:
+        if ranks.world > 1:
+            torch.set_num_threads(threads)
+
+
+def run_process(do: Callable[[], int]) -> NoReturn:
+    """Do it and leave the process with the code that it returns; an error that nobody expected shows its traceback, on every rank."""
+    if not dist.is_torchelastic_launched():
+        sys.exit(do())
+    try:
+        code = do()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    end_process(code)
+
+
 def end_process(code: int) -> NoReturn:
     """Leave the ranks and the process.
 
     A rank ends without the interpreter's teardown: gloo's threads now and then abort it ("terminate called without an active exception"),
-    when everything is written and said. Starting plainly changes nothing.
+    when everything is written and said. A rank that failed does not say good-bye to the others, who may wait in another operation and
+    would hold it (NCCL); ``torchrun`` sees its code and ends them. Starting plainly changes nothing.
     """
-    leave_ranks()
+    if code in LEAVES_TOGETHER:
+        leave_ranks()
     if dist.is_torchelastic_launched():
         sys.stdout.flush()
         sys.stderr.flush()

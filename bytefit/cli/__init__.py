@@ -10,7 +10,6 @@ from importlib import import_module
 from bytefit import __version__
 from bytefit.errors import CheckFailed, Interrupted, UserError
 from bytefit.files import cannot_write
-from bytefit.ranks import leave_ranks
 
 # The module of each verb. Only the one that is asked for is imported: together they take seconds.
 MODULES = {
@@ -74,6 +73,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"bytefit: {cannot_write(error.filename, error) if error.filename else error}", file=sys.stderr)
         return 2
-    finally:
-        leave_ranks()
     return 0

@@ -178,8 +178,9 @@ class Optimizers:
         limit = self.config.clip_norm
         if limit is not None and self.config.clip_when == "before averaging":
             nn.utils.clip_grad_norm_([*others, *(p for bank in self.muon.banks for p in bank.parameters)], limit)
+        wait_for_others = self.ranks.mean_started([_gradient(p) for p in others])  # few bytes, and first in the queue
         self.muon.start()
-        self.ranks.mean_started([_gradient(p) for p in others])()
+        wait_for_others()
         if limit is not None and self.config.clip_when == "after averaging":
             self._clip_mean([_gradient(p) for p in others], limit)
         self.adam.step()

@@ -24,8 +24,7 @@ from bytefit.score.journal import Journal
 from bytefit.score.tape import Scored, Tape, chunk_piece
 from bytefit.score.windows import Full, Sliding, Window
 
-# Positions in one forward pass. Only those that are scored reach the head.
-BATCH_TOKENS = 8192
+BATCH_TOKENS = {"cpu": 8192, "cuda": 32_768}  # positions in one forward pass; only those that are scored reach the head
 CHUNK_TARGETS = 32_768  # reported and saved at a time, where the protocol has no chunks of its own
 
 
@@ -136,7 +135,7 @@ def _costs(predictor: Predictor, work: list[tuple[Tape, Window]], ranks: Ranks, 
     mine = range(ranks.rank * len(work) // ranks.world, (ranks.rank + 1) * len(work) // ranks.world)
     costs = [np.zeros(window.end + 1 - window.first) for _, window in work]
     with torch.inference_mode():
-        for batch in _batches(work, mine):
+        for batch in _batches(work, mine, BATCH_TOKENS[torch.device(ranks.device).type]):
             # Windows of one batch have one shape, so one forward pass serves them all.
             first = work[batch[0]][1]
             logits = predictor.logits(torch.stack([work[i][0].inputs(work[i][1]) for i in batch]), first.first - 1 - first.start)
@@ -153,8 +152,8 @@ def _costs(predictor: Predictor, work: list[tuple[Tape, Window]], ranks: Ranks, 
     return costs
 
 
-def _batches(work: list[tuple[Tape, Window]], mine: range) -> list[list[int]]:
-    """Runs of windows of one shape, at most ``BATCH_TOKENS`` positions each."""
+def _batches(work: list[tuple[Tape, Window]], mine: range, most: int) -> list[list[int]]:
+    """Runs of windows of one shape, at most ``most`` positions each."""
 
     def shape(i: int) -> tuple[int, int]:
         window = work[i][1]
@@ -163,7 +162,7 @@ def _batches(work: list[tuple[Tape, Window]], mine: range) -> list[list[int]]:
     batches: list[list[int]] = []
     for i in mine:
         last = batches[-1] if batches else []
-        if last and shape(last[0]) == shape(i) and (len(last) + 1) * shape(i)[0] <= BATCH_TOKENS:
+        if last and shape(last[0]) == shape(i) and (len(last) + 1) * shape(i)[0] <= most:
             last.append(i)
         else:
             batches.append([i])

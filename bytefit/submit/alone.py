@@ -21,7 +21,7 @@ from bytefit.config import from_json
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.errors import CheckFailed, Interrupted, UserError
 from bytefit.ledger import Ledger
-from bytefit.ranks import Ranks, end_process, join_ranks
+from bytefit.ranks import Ranks, all_cores, join_ranks, run_process
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.folder import RunFolder, open_run
 from bytefit.run.steps import check_before_training, check_fits, fit_recipe_to, pack_step, train_step, val_tokens
@@ -34,20 +34,24 @@ CONTEST_DATA = Path("data/datasets/fineweb10B_sp1024")  # where the contest's ow
 
 def enter(script: Path, settings: dict[str, Any]) -> NoReturn:
     """Run and leave the process with an exit code (0 done, 1 over the cap, 2 the user's mistake, 130 interrupted)."""
-    try:
-        main(script, settings, sys.argv[1:])
-    except UserError as error:
-        code, said = 2, str(error)
-    except CheckFailed as error:
-        code, said = 1, str(error)
-    except Interrupted as stop:
-        code, said = 130, f"{stop}; go on with --resume"
-    except KeyboardInterrupt:
-        code, said = 130, "interrupted"
-    else:
-        end_process(0)
-    print(f"{script.name}: {said}", file=sys.stderr)
-    end_process(code)
+
+    def attempt() -> int:
+        try:
+            main(script, settings, sys.argv[1:])
+        except UserError as error:
+            code, said = 2, str(error)
+        except CheckFailed as error:
+            code, said = 1, str(error)
+        except Interrupted as stop:
+            code, said = 130, f"{stop}; go on with --resume"
+        except KeyboardInterrupt:
+            code, said = 130, "interrupted"
+        else:
+            return 0
+        print(f"{script.name}: {said}", file=sys.stderr)
+        return code
+
+    run_process(attempt)
 
 
 def main(script: Path, settings: dict[str, Any], arguments: Sequence[str]) -> None:
@@ -109,7 +113,8 @@ def train_and_pack(recipe: Recipe, dataset: Dataset, out: Path, ranks: Ranks, *,
     ranks.barrier()
     train_step(folder, recipe, dataset, ledger, ranks, resume=resume)
     if ranks.is_first:
-        pack_step(folder, recipe, dataset, ledger)
+        with all_cores(ranks):
+            pack_step(folder, recipe, dataset, ledger, ranks.device)
     ranks.barrier()
     return folder.artifact
 

@@ -63,7 +63,7 @@ class TrainConfig:
     """
     Attributes:
         seconds: the budget by the clock, or
-        steps: the budget in steps (comparable across machines, resumable bit for bit). Give exactly one.
+        steps: the budget in steps (comparable across machines; resumable bit for bit on a CPU). Give exactly one.
         seq_len: tokens a window.
         batch_tokens: tokens a step, over all ranks; a multiple of ``seq_len``.
         micro_batch_tokens: most tokens in one forward pass on one rank (gradients are accumulated).

@@ -110,7 +110,9 @@ class Stepper:
         return [(start, min(start + rows, first + share)) for start in range(first, first + share, rows)]
 
     def _tokens(self, batch: int, start: int, end: int) -> tuple[Tensor, Tensor]:
-        tokens = torch.from_numpy(self.loader.rows(batch, start, end)).to(self.ranks.device)
+        tokens = torch.from_numpy(self.loader.rows(batch, start, end))
+        if self.ranks.device != "cpu":
+            tokens = tokens.pin_memory().to(self.ranks.device, non_blocking=True)  # the GPU works on while they travel
         return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
