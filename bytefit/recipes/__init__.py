@@ -9,37 +9,37 @@ from functools import partial
 from bytefit.errors import UserError
 from bytefit.recipes import baseline, pocket, pr128, pr578, pr693, pr1171
 from bytefit.recipes.recipe import Recipe
-from bytefit.recipes.sizes import LAB, TINY, scaled
+from bytefit.recipes.sizes import LAB, TINY, Known, scaled
 
 Sizes = Mapping[str, Callable[[], Recipe]]
 AS_SUBMITTED = "_as_submitted"
 
 
-def _system(full: Callable[..., Recipe], steps: int, *, as_submitted: bool) -> Sizes:
+def _system(full: Callable[..., Recipe], known: Known, *, as_submitted: bool) -> Sizes:
     """The sizes of a contest system, in its repaired form or in the one that really ran."""
 
     def at(size: str) -> Recipe:
         recipe = full(as_submitted=as_submitted)
         if as_submitted:
             recipe = replace(recipe, name=recipe.name + AS_SUBMITTED)
-        return recipe if size == "full" else scaled(recipe, {"lab": LAB, "tiny": TINY}[size], full_steps=steps)
+        return recipe if size == "full" else scaled(recipe, {"lab": LAB, "tiny": TINY}[size], known)
 
     return {size: partial(at, size) for size in ("full", "lab", "tiny")}
 
 
-SYSTEMS: dict[str, tuple[Callable[..., Recipe], int]] = {
-    "baseline": (baseline.baseline, baseline.STEPS),
-    "pr128": (pr128.pr128, pr128.STEPS),
-    "pr578": (pr578.pr578, pr578.STEPS),
-    "pr606": (pr693.pr606, pr693.STEPS_606),
-    "pr693": (pr693.pr693, pr693.STEPS_693),
-    "pr1171": (pr1171.pr1171, pr1171.STEPS),
+SYSTEMS: dict[str, tuple[Callable[..., Recipe], Known]] = {
+    "baseline": (baseline.baseline, baseline.KNOWN),
+    "pr128": (pr128.pr128, pr128.KNOWN),
+    "pr578": (pr578.pr578, pr578.KNOWN),
+    "pr606": (pr693.pr606, pr693.KNOWN_606),
+    "pr693": (pr693.pr693, pr693.KNOWN_693),
+    "pr1171": (pr1171.pr1171, pr1171.KNOWN),
 }
 
 RECIPES: dict[str, Sizes] = {
     "pocket": pocket.SIZES,
-    **{name: _system(full, steps, as_submitted=False) for name, (full, steps) in SYSTEMS.items()},
-    **{name + AS_SUBMITTED: _system(full, steps, as_submitted=True) for name, (full, steps) in SYSTEMS.items()},
+    **{name: _system(full, known, as_submitted=False) for name, (full, known) in SYSTEMS.items()},
+    **{name + AS_SUBMITTED: _system(full, known, as_submitted=True) for name, (full, known) in SYSTEMS.items()},
 }
 
 

@@ -13,7 +13,7 @@ from bytefit.model.plan import unet_plan
 from bytefit.model.rotary import RotaryConfig
 from bytefit.model.smear import SmearGateConfig
 from bytefit.model.value_embedding import ValueEmbeddingConfig
-from bytefit.optim.average import AverageConfig
+from bytefit.optim.average import AverageConfig, SnapshotConfig
 from bytefit.optim.groups import AdamConfig, MuonConfig, OptimizerConfig
 from bytefit.optim.schedule import WarmdownConfig
 from bytefit.quant.clip import Searched
@@ -25,14 +25,15 @@ from bytefit.recipes.recipe import Recipe, ScoreConfig
 
 NUM_BLOCKS = 11
 CALIBRATION_SECONDS = 14.0  # of the 600 that the repaired forms leave for calibrating on training text (as PR #1060 does)
+TIGHT_SWA = SnapshotConfig(every=50, below=0.2)
 SIDE_TABLE_GAIN = (2 * NUM_BLOCKS) ** -0.5  # on the starts of the side tables' projections, in all but PR #1171
 
 
-def contest_gptq(highest: int, *, block: int, damp: float) -> MatrixQuant:
-    """What PR #578, #606 and #1171 call GPTQ: the best of five percentiles for each row by plain rounding, then feedback through the
-    inverse second moment itself, the column with the smallest input first."""
+def contest_gptq(highest: int, *, block: int, damp: float, as_submitted: bool) -> MatrixQuant:
+    """GPTQ of PR #578, #606 and #1171: the best of five percentiles for each row by plain rounding, then feedback, the column with the
+    smallest input first. What ran there took the inverse second moment as it was, though Cholesky factors were advertised."""
     grid = RowGrid(lowest=-highest, highest=highest, clip=Searched())
-    return MatrixQuant(grid=grid, rounding=Gptq(order="ascending", downdate=False, block=block, damp=damp))
+    return MatrixQuant(grid=grid, rounding=Gptq(order="ascending", downdate=not as_submitted, block=block, damp=damp))
 
 
 def eleven_layers(name: str, *, bigram_buckets: int, mlp: ReluSquaredConfig, num_kv_heads: int = 4, side_table_gain: float) -> Recipe:

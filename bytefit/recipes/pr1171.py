@@ -7,25 +7,27 @@ from dataclasses import replace
 from bytefit.data.coprime import CoprimeConfig
 from bytefit.model.exclusive import ExclusiveConfig
 from bytefit.model.mlp import ReluSquaredConfig
-from bytefit.optim.average import AverageConfig, SnapshotConfig
+from bytefit.optim.average import AverageConfig
 from bytefit.quant.calibrate import CalibrationConfig, ModelText, RandomIds
 from bytefit.quant.clip import Percentile
 from bytefit.quant.fake import FakeQuantConfig, StraightThrough
 from bytefit.quant.prune import PruneConfig
 from bytefit.recipes.baseline import packed_as
-from bytefit.recipes.eleven import contest_gptq, eleven_layers
+from bytefit.recipes.eleven import TIGHT_SWA, contest_gptq, eleven_layers
 from bytefit.recipes.recipe import Recipe
+from bytefit.recipes.sizes import Known
 from bytefit.score.adapt import IN_BLOCKS, AdamW, Adapt, Selection
 
-STEPS = 6_333  # that the original took in its 600 s, from its step time
+KNOWN = Known(steps=6_333, dial=0.345)  # steps by its step time
 
 
 def pr1171(*, as_submitted: bool = False) -> Recipe:
     """33,317,980 parameters.
 
     The ``as_submitted`` form does what really ran: no fake quantisation, calibration on random ids instead of the model's own text,
-    the EMA (the original chose among averages on validation text; otherwise held-out training text decides here), and no head among what
-    is adapted: the original looked for one by a name that a tied head does not have.
+    the EMA (the original chose among averages on validation text, and which one it chose is not known; otherwise held-out training text
+    decides here), GPTQ without the Cholesky factor, and no head among what is adapted: the original looked for one by a name that a tied
+    head does not have.
     """
     base = eleven_layers(
         "pr1171", bigram_buckets=6144, mlp=ReluSquaredConfig(width=3.5, slope=0.5), num_kv_heads=8, side_table_gain=1.0
@@ -44,11 +46,11 @@ def pr1171(*, as_submitted: bool = False) -> Recipe:
                 projections="gains",
                 clip_when="before averaging",
             ),
-            average=AverageConfig(ema_decay=0.997, swa=SnapshotConfig(every=50, below=0.2), use="ema" if as_submitted else "held_out"),
+            average=AverageConfig(ema_decay=0.997, swa=TIGHT_SWA, use="ema" if as_submitted else "held_out"),
             fake_quant=None if as_submitted else fake_quant,
         ),
         calibrate=CalibrationConfig(source=RandomIds() if as_submitted else ModelText(), windows=256, batch_windows=4),
-        pack=packed_as(contest_gptq(15, block=64, damp=0.002), "zstd", prune=PruneConfig(share=0.03)),
+        pack=packed_as(contest_gptq(15, block=64, damp=0.002, as_submitted=as_submitted), "zstd", prune=PruneConfig(share=0.03)),
         score=replace(
             base.score,
             adapt=Adapt(

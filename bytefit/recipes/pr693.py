@@ -8,7 +8,7 @@ from dataclasses import replace
 from bytefit.model.exclusive import ExclusiveConfig
 from bytefit.model.mlp import ReluSquaredConfig
 from bytefit.model.value_residual import ValueResidualConfig
-from bytefit.optim.average import AverageConfig, SnapshotConfig
+from bytefit.optim.average import AverageConfig
 from bytefit.optim.schedule import WarmdownConfig
 from bytefit.quant.calibrate import CalibrationConfig, TrainingText
 from bytefit.quant.clip import Percentile, RowMaximum, Searched
@@ -19,14 +19,14 @@ from bytefit.quant.grid import RowGrid
 from bytefit.quant.prune import PruneConfig
 from bytefit.quant.quantise import MatrixQuant
 from bytefit.recipes.baseline import packed_as
-from bytefit.recipes.eleven import CALIBRATION_SECONDS, SIDE_TABLE_GAIN, contest_gptq, eleven_layers
+from bytefit.recipes.eleven import CALIBRATION_SECONDS, SIDE_TABLE_GAIN, TIGHT_SWA, contest_gptq, eleven_layers
 from bytefit.recipes.recipe import Recipe
+from bytefit.recipes.sizes import Known
 from bytefit.score.adapt import IN_BLOCKS, AdamW, Adapt, Selection
 from bytefit.train.config import ReplayConfig
 
-STEPS_693, STEPS_606 = 6_613, 6_163  # that the originals took
+KNOWN_693, KNOWN_606 = Known(steps=6_613, dial=0.31), Known(steps=6_163, dial=0.336)
 LEAKY = 0.5
-TIGHT_SWA = SnapshotConfig(every=50, below=0.2)
 # Each of five percentiles gets a whole pass with feedback, and one of them serves a matrix, by the plain error of its weights.
 FULL_GPTQ = MatrixQuant(
     grid=RowGrid(lowest=-31, highest=31, clip=Searched(each="matrix", judge="feedback")), rounding=Gptq(damp=0.01, damp_times=2)
@@ -62,7 +62,7 @@ def pr693(*, as_submitted: bool = False) -> Recipe:
 def pr606(*, as_submitted: bool = False) -> Recipe:
     """33,580,124 parameters, int5. The original chose between EMA and snapshots on validation text; here held-out training text
     decides, or in the ``as_submitted`` form nothing: the EMA, which won there each time. That form has no soft rounding either:
-    its compiled script never ran it.
+    its compiled script never ran it; and its GPTQ is without the Cholesky factor.
     """
     base = eleven_layers(
         "pr606", bigram_buckets=8192, mlp=ReluSquaredConfig(width=3.5, slope=LEAKY), num_kv_heads=8, side_table_gain=SIDE_TABLE_GAIN
@@ -78,7 +78,7 @@ def pr606(*, as_submitted: bool = False) -> Recipe:
             reserve_seconds=0.0 if as_submitted else CALIBRATION_SECONDS,
         ),
         calibrate=CalibrationConfig(source=TrainingText(), windows=256, batch_windows=4),
-        pack=packed_as(contest_gptq(15, block=128, damp=0.01), "zstd", prune=PruneConfig(share=0.02)),
+        pack=packed_as(contest_gptq(15, block=128, damp=0.01, as_submitted=as_submitted), "zstd", prune=PruneConfig(share=0.02)),
         score=replace(
             base.score,
             adapt=Adapt(

@@ -24,7 +24,7 @@ from bytefit.quant.fake import FakeQuantConfig
 from bytefit.quant.quantise import QuantConfig
 from bytefit.recipes.recipe import Recipe, ScoreConfig, Size
 from bytefit.score.adapt import Adapt
-from bytefit.train.config import ReplayConfig, TrainConfig
+from bytefit.train.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Dial:
         shard_tokens: pieces into which the coprime loader cuts a small corpus.
         max_bytes, stride, proof_bytes: how much is scored and proven, and the stride of sliding windows.
         windows: most windows of a calibration.
-        chunk: factor on the chunks that scoring learns from.
+        chunk, chunks: factors on the chunks that scoring learns from, and on how many there are.
     """
 
     size: Size
@@ -64,27 +64,39 @@ class Dial:
     proof_bytes: int
     windows: int
     chunk: float
+    chunks: float
 
 
 LAB = Dial(
     size="lab", seconds=300.0, train_steps=None, vocab_size=None,
     dim=160, heads=1 / 4, depth=5 / 9, tables=1 / 4, window=1 / 4, min_window=512, steps=1 / 5, batch_tokens=4096,
-    shard_tokens=65_536, budget_bytes=1_000_000, max_bytes=1_000_000, stride=64, proof_bytes=65_536, windows=128, chunk=1 / 16,
+    shard_tokens=65_536, budget_bytes=1_000_000, max_bytes=1_000_000, stride=64, proof_bytes=65_536, windows=128,
+    chunk=1 / 16, chunks=1 / 11,
 )  # fmt: skip
 TINY = Dial(
     size="tiny", seconds=None, train_steps=40, vocab_size=512,
     dim=32, heads=1 / 4, depth=1 / 3, tables=1 / 32, window=1 / 32, min_window=64, steps=1 / 50, batch_tokens=1024,
-    shard_tokens=4096, budget_bytes=40_000, max_bytes=50_000, stride=32, proof_bytes=2_000, windows=32, chunk=1 / 128,
+    shard_tokens=4096, budget_bytes=40_000, max_bytes=50_000, stride=32, proof_bytes=2_000, windows=32,
+    chunk=1 / 128, chunks=1 / 27,
 )  # fmt: skip
 FULL_DIM = 512
 
 
-def scaled(full: Recipe, dial: Dial, *, full_steps: int) -> Recipe:
-    """A recipe of the contest's size at another size.
+@dataclass(frozen=True)
+class Known:
+    """What only a run of a system can say, and its smaller sizes need.
 
-    Args:
-        full_steps: how many steps the original took; turns its warm-down in steps into a share of the budget.
+    Attributes:
+        steps: that the original took; turns its warm-down in steps into a share of the budget.
+        dial: where the byte budget of ``lab`` puts the dial, so that fake quantisation aims at the codes that packing will choose.
     """
+
+    steps: int
+    dial: float = 1.0
+
+
+def scaled(full: Recipe, dial: Dial, known: Known) -> Recipe:
+    """A recipe of the contest's size at another size."""
     window = max(dial.min_window, round(full.train.seq_len * dial.window))
     tokenizer = full.tokenizer if dial.vocab_size is None else TokenizerConfig(vocab_size=dial.vocab_size)
     return replace(
@@ -92,7 +104,7 @@ def scaled(full: Recipe, dial: Dial, *, full_steps: int) -> Recipe:
         size=dial.size,
         tokenizer=tokenizer,
         model=_model(full.model, dial, tokenizer.vocab_size, window),
-        train=_train(full.train, dial, full_steps, window),
+        train=_train(full.train, dial, known, window),
         calibrate=full.calibrate and replace(full.calibrate, windows=min(full.calibrate.windows, dial.windows), batch_windows=16),
         pack=_pack(full.pack, dial),
         score=_score(full.score, dial, window),
@@ -103,7 +115,8 @@ def _score(full: ScoreConfig, dial: Dial, window: int) -> ScoreConfig:
     adapt = full.adapt
     if isinstance(adapt, Adapt):
         chunk_tokens = max(window, round(adapt.chunk_tokens * dial.chunk))
-        adapt = replace(adapt, window=window, stride=dial.stride, chunk_tokens=chunk_tokens)
+        train_chunks = adapt.train_chunks and round(adapt.train_chunks * dial.chunks)
+        adapt = replace(adapt, window=window, stride=dial.stride, chunk_tokens=chunk_tokens, train_chunks=train_chunks)
     return replace(full, window=window, stride=dial.stride, adapt=adapt, max_bytes=dial.max_bytes, proof_bytes=dial.proof_bytes)
 
 
@@ -157,25 +170,16 @@ def _attention(full: AttentionConfig, dial: Dial, **parts: Any) -> AttentionConf
     return replace(full, num_heads=num_heads, num_kv_heads=round(full.num_kv_heads * dial.heads), rotary=rotary, **parts)
 
 
-def _train(full: TrainConfig, dial: Dial, full_steps: int, window: int) -> TrainConfig:
-    def steps(count: int) -> int:
-        return max(1, round(count * dial.steps))
-
+def _train(full: TrainConfig, dial: Dial, known: Known, window: int) -> TrainConfig:
     schedule: WarmdownConfig = full.schedule
     if schedule.steps is not None:
-        schedule = replace(schedule, steps=None, fraction=round(schedule.steps / full_steps, 2))
-    optimizer: OptimizerConfig = full.optimizer
-    matrices = replace(optimizer.matrices, momentum_warmup_steps=steps(optimizer.matrices.momentum_warmup_steps))
-    average: AverageConfig | None = full.average
-    if average is not None:
-        swa: SnapshotConfig | None = average.swa and replace(average.swa, every=steps(average.swa.every))
-        decay = average.ema_decay and round(1 - (1 - average.ema_decay) / dial.steps, 4)
-        average = replace(average, ema_decay=decay, swa=swa, held_out_tokens=average.held_out_tokens // 8)
+        schedule = replace(schedule, steps=None, fraction=round(schedule.steps / known.steps, 2))
+    average: AverageConfig | None = full.average and replace(full.average, held_out_tokens=full.average.held_out_tokens // 8)
     fake_quant: FakeQuantConfig | None = full.fake_quant
-    if fake_quant is not None and fake_quant.ramp_steps:
-        fake_quant = replace(fake_quant, ramp_steps=steps(fake_quant.ramp_steps))
-    replay: ReplayConfig | None = full.replay and replace(full.replay, batches=steps(full.replay.batches))
-    return replace(
+    if fake_quant is not None:
+        ends = {name: round(getattr(fake_quant, name) * known.dial) for name in ("lowest", "highest")}
+        fake_quant = replace(fake_quant, **ends)
+    smaller = replace(
         full,
         seconds=dial.seconds,
         steps=dial.train_steps,
@@ -184,14 +188,45 @@ def _train(full: TrainConfig, dial: Dial, full_steps: int, window: int) -> Train
         batch_tokens=dial.batch_tokens,
         micro_batch_tokens=dial.batch_tokens,
         loader=_loader(full.loader, dial, dial.batch_tokens // window),
-        optimizer=replace(optimizer, matrices=matrices),
         schedule=schedule,
         average=average,
-        replay=replay,
         fake_quant=fake_quant,
         reserve_seconds=full.reserve_seconds * dial.seconds / full.seconds if dial.seconds and full.seconds else 0.0,
         warmup_steps=2,
         dtype="auto",
+    )
+    return with_lengths(smaller, dial.steps)
+
+
+def with_lengths(train: TrainConfig, factor: float) -> TrainConfig:
+    """Everything that counts optimizer steps, for a run of ``factor`` times as many: warm-up of the momentum, a warm-down in steps,
+    averages, snapshots, the blending-in of rounding, replay, annealing."""
+
+    def steps(count: int) -> int:
+        return max(1, round(count * factor))
+
+    optimizer: OptimizerConfig = train.optimizer
+    matrices = replace(optimizer.matrices, momentum_warmup_steps=steps(optimizer.matrices.momentum_warmup_steps))
+    schedule: WarmdownConfig = train.schedule
+    average: AverageConfig | None = train.average
+    if average is not None:
+        swa: SnapshotConfig | None = average.swa and replace(average.swa, every=steps(average.swa.every))
+        decay = average.ema_decay and max(0.0, round(1 - (1 - average.ema_decay) / factor, 4))
+        average = replace(average, ema_decay=decay, swa=swa)
+    fake_quant: FakeQuantConfig | None = train.fake_quant
+    if fake_quant is not None and fake_quant.ramp_steps:
+        fake_quant = replace(fake_quant, ramp_steps=steps(fake_quant.ramp_steps))
+    loader: LoaderConfig = train.loader
+    if isinstance(loader, CoprimeConfig):
+        loader = replace(loader, anneal_steps=steps(loader.anneal_steps))
+    return replace(
+        train,
+        optimizer=replace(optimizer, matrices=matrices),
+        schedule=replace(schedule, steps=schedule.steps and steps(schedule.steps)),
+        average=average,
+        fake_quant=fake_quant,
+        replay=train.replay and replace(train.replay, batches=steps(train.replay.batches)),
+        loader=loader,
     )
 
 
@@ -199,5 +234,5 @@ def _loader(loader: LoaderConfig, dial: Dial, rows: int) -> LoaderConfig:
     if isinstance(loader, SequentialConfig):
         return replace(loader, num_spans=min(loader.num_spans, rows))
     if isinstance(loader, CoprimeConfig):
-        return replace(loader, anneal_steps=max(1, round(loader.anneal_steps * dial.steps)), shard_tokens=dial.shard_tokens)
+        return replace(loader, shard_tokens=dial.shard_tokens)
     return loader

@@ -1,0 +1,213 @@
+"""Recipes of the contest's size hold the originals' numbers; the form as submitted differs where the original did not do what it said."""
+
+from __future__ import annotations
+
+import pytest
+
+from bytefit.config import to_json
+from bytefit.recipes import AS_SUBMITTED, find_recipe
+
+ELEVEN = {
+    "model.context": 2048,
+    "train.seq_len": 2048,
+    "train.batch_tokens": 786_432,
+    "train.schedule.steps": 3500,
+    "train.warmup_steps": 20,
+    "train.optimizer.matrices.lr": 0.025,
+    "train.optimizer.tables.lr": 0.035,
+    "train.optimizer.gains.lr": 0.025,
+    "train.optimizer.matrices.weight_decay": 0.04,
+    "train.optimizer.tables.weight_decay": 0.04,
+    "train.optimizer.gains.weight_decay": 0.04,
+    "train.optimizer.matrices.momentum_start": 0.92,
+    "train.optimizer.matrices.momentum": 0.99,
+    "train.optimizer.matrices.momentum_warmup_steps": 1500,
+    "train.optimizer.clip_norm": 0.3,
+    "train.average.ema_decay": 0.997,
+    "model.attention.rotary.dims": 16,
+    "model.depth_scaled_norm": True,
+    "model.value_embedding.blocks": [9, 10],
+    "model.value_embedding.dim": 128,
+    "model.bigram.dim": 128,
+    "score.stride": 64,
+    "pack.budget_bytes": 16_000_000,
+}
+LAST_TWO = {
+    "score.adapt.optimizer.lr": 1e-4,
+    "score.adapt.optimizer.betas": [0.9, 0.999],
+    "score.adapt.optimizer.weight_decay": 0.0,
+    "score.adapt.trains.last_blocks": 2,
+    "score.adapt.clip_norm": 1.0,
+}
+NUMBERS = {
+    "baseline": {
+        "train.seq_len": 1024,
+        "train.batch_tokens": 524_288,
+        "train.schedule.steps": 1200,
+        "train.optimizer.matrices.lr": 0.04,
+        "train.optimizer.tables.lr": 0.05,
+        "train.optimizer.gains.lr": 0.04,
+        "train.optimizer.matrices.momentum_start": 0.85,
+        "train.optimizer.matrices.momentum": 0.95,
+        "train.optimizer.matrices.momentum_warmup_steps": 500,
+        "model.mlp.width": 2.0,
+        "pack.codec": "zlib",
+        "score.headline": "full",
+    },
+    "pr128": {
+        "train.seq_len": 4096,
+        "train.batch_tokens": 393_216,
+        "train.schedule.steps": 3000,
+        "train.optimizer.matrices.lr": 0.02,
+        "train.optimizer.tables.lr": 0.03,
+        "train.optimizer.gains.lr": 0.02,
+        "train.optimizer.matrices.momentum_start": 0.92,
+        "train.optimizer.matrices.momentum": 0.99,
+        "train.fake_quant.highest": 31,
+        "model.mlp.width": 3.0,
+        "score.stride": 64,
+        "score.headline": "sliding",
+    },
+    "pr578": ELEVEN
+    | {
+        "model.bigram.buckets": 2048,
+        "model.mlp.width": 3.0,
+        "model.mlp.slope": 0.0,
+        "model.attention.num_kv_heads": 4,
+        "model.attention.exclusive.blocks": [7, 8, 9, 10],
+        "train.fake_quant.below": 0.5,
+        "pack.quant.mlp.grid.highest": 31,
+        "pack.quant.mlp.rounding.block": 128,
+        "pack.quant.mlp.rounding.damp": 0.01,
+        "pack.codec": "zstd",
+        "calibrate.windows": 256,
+        "score.adapt.chunk_tokens": 32_768,
+        "score.adapt.optimizer.lr": 0.002,
+        "score.adapt.optimizer.momentum": 0.9,
+        "score.adapt.epochs": 3,
+        "score.adapt.trains.first_blocks_frozen": 2,
+        "score.adapt.train_chunks": 200,
+        "score.adapt.ema_decay": 0.995,
+        "score.adapt.clip_norm": 1.0,
+        "score.headline": "adapt",
+    },
+    "pr606": ELEVEN
+    | LAST_TWO
+    | {
+        "model.bigram.buckets": 8192,
+        "model.mlp.width": 3.5,
+        "model.mlp.slope": 0.5,
+        "model.attention.num_kv_heads": 8,
+        "model.attention.exclusive.blocks": None,
+        "train.fake_quant.below": 0.5,
+        "train.fake_quant.rounding.type": "SoftRound",
+        "train.average.swa.every": 50,
+        "train.average.swa.below": 0.2,
+        "pack.quant.prune.share": 0.02,
+        "pack.quant.mlp.grid.highest": 15,
+        "pack.quant.mlp.rounding.block": 128,
+        "pack.quant.mlp.rounding.damp": 0.01,
+        "pack.codec": "zstd",
+        "score.adapt.stride": 32,
+        "score.adapt.chunk_tokens": 131_072,
+        "score.adapt.epochs": 3,
+        "score.adapt.temperature": 0.98,
+        "score.headline": "adapt",
+    },
+    "pr693": ELEVEN
+    | {
+        "model.bigram.buckets": 3072,
+        "model.mlp.width": 3.0,
+        "model.mlp.slope": 0.5,
+        "model.attention.value_residual.type": "ValueResidualConfig",
+        "train.schedule.steps": 4000,
+        "train.average.swa.every": 50,
+        "train.average.swa.below": 0.2,
+        "train.average.use": "blend",
+        "train.average.swa_share": 0.5,
+        "train.replay.batches": 100,
+        "train.replay.epochs": 2,
+        "train.replay.lr_scale": 0.1,
+        "train.crown_q.weight": 0.01,
+        "train.fake_quant.below": 0.15,
+        "pack.quant.mlp.grid.highest": 31,
+        "pack.quant.mlp.rounding.damp": 0.01,
+        "pack.codec": "lzma",
+        "calibrate.windows": 12_288,
+        "score.headline": "sliding",
+    },
+    "pr1171": ELEVEN
+    | LAST_TWO
+    | {
+        "model.bigram.buckets": 6144,
+        "model.mlp.width": 3.5,
+        "model.mlp.slope": 0.5,
+        "model.attention.num_kv_heads": 8,
+        "model.attention.exclusive.blocks": None,
+        "train.optimizer.matrices.state_dtype": "bfloat16",
+        "train.optimizer.clip_when": "before averaging",
+        "train.loader.anneal_steps": 1800,
+        "train.loader.exponent_start": 0.9,
+        "train.loader.exponent_end": 0.5,
+        "train.fake_quant.below": 0.15,
+        "train.average.swa.every": 50,
+        "pack.quant.prune.share": 0.03,
+        "pack.quant.mlp.grid.highest": 15,
+        "pack.quant.mlp.rounding.block": 64,
+        "pack.quant.mlp.rounding.damp": 0.002,
+        "pack.codec": "zstd",
+        "calibrate.windows": 256,
+        "score.adapt.chunk_tokens": 262_144,
+        "score.adapt.epochs": 5,
+        "score.headline": "adapt",
+    },
+}  # fmt: skip
+
+GPTQ = {"pack.quant.attention.rounding.downdate": False, "pack.quant.mlp.rounding.downdate": False}
+NOT_ROUNDED = {"train.fake_quant": None}
+ONE_AVERAGE = {"train.average.use": "ema"}
+AFTER_THE_CLOCK = {"train.reserve_seconds": 0.0}
+NO_HEAD = {"score.adapt.trains.everywhere": ["gain"]}
+BLURRED = {"model.attention.rotary.table_dtype": "bfloat16"}
+REALLY_RAN = {
+    "baseline": BLURRED,
+    "pr128": BLURRED,
+    "pr578": GPTQ | NOT_ROUNDED | ONE_AVERAGE | AFTER_THE_CLOCK | {"train.average.swa": None},
+    "pr606": GPTQ | NOT_ROUNDED | ONE_AVERAGE | AFTER_THE_CLOCK | NO_HEAD,
+    "pr693": NOT_ROUNDED | AFTER_THE_CLOCK,
+    "pr1171": GPTQ | NOT_ROUNDED | ONE_AVERAGE | NO_HEAD | {"calibrate.source.type": "RandomIds", "calibrate.source.temperature": None},
+}
+
+
+def at(recipe, path: str):
+    value = to_json(recipe)
+    for name in path.split("."):
+        value = value.get(name) if value is not None else None
+    return value
+
+
+def differences(one, other, path: str = "") -> dict[str, object]:
+    """Paths at which the other differs, and what it has there."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return {p: v for key in one | other for p, v in differences(one.get(key), other.get(key), f"{path}.{key}".lstrip(".")).items()}
+    return {} if one == other else {path: other}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_settings_are_the_originals(name) -> None:
+    recipe = find_recipe(name, "full")
+    assert {path: at(recipe, path) for path in NUMBERS[name]} == NUMBERS[name]
+
+
+@pytest.mark.parametrize("name", REALLY_RAN)
+@pytest.mark.parametrize("size", ["full", "lab"])
+def test_as_submitted_differs_in_what_really_ran_and_in_nothing_else(name, size) -> None:
+    found = differences(to_json(find_recipe(name, size)), to_json(find_recipe(name + AS_SUBMITTED, size)))
+    assert found.pop("name") == name + AS_SUBMITTED
+    assert found == REALLY_RAN[name]
+
+
+@pytest.mark.parametrize(("name", "ends"), [("pr128", 22), ("pr578", 10), ("pr606", 5), ("pr693", 10), ("pr1171", 5)])
+def test_smaller_sizes_round_to_the_codes_that_their_cap_leaves(name, ends) -> None:
+    """The dial that `systems.jsonl` found, not the contest's int6 or int5."""
+    assert find_recipe(name, "lab").train.fake_quant.highest == ends
