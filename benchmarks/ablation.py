@@ -4,12 +4,14 @@
     python benchmarks/ablation.py train --data web --seeds 1 2 3 --steps 400 --match time
     python benchmarks/ablation.py pack --data web --seeds 1 2 3
 
-A run and its base share the seed, so that differences are paired. ``--match steps`` gives both the same steps. ``--match time`` gives a
-variant as many steps as fit the time of its base, by what a step of each takes when nothing disturbs it (the least decile of a step-matched
-run, the least of the seeds); where they are within three percent the step-matched row serves for both. ``pack`` repeats what comes after
-training on the weights of the systems' table (``systems.py``), as often as there are seeds.
+A run and its base share the seed, so that differences are paired. ``--match steps`` gives both the same steps; what a recipe counts in
+steps (momentum warm-up, averages, annealing, replay) is shortened with them. ``--match time`` gives a variant as many steps as fit the time
+of its base, by what a step of each takes when nothing disturbs it (in the step-matched runs of the first seed); where they are within three
+percent the step-matched row serves for both. ``pack`` repeats what comes after training on the weights of the systems' table
+(``systems.py``), as often as there are seeds.
 
-One line of JSON a run is appended to ``--out``; runs that are there already are left out, so it may be stopped and started at any time.
+One line of JSON a run is appended to ``--out``; runs that are there already, with the same settings, are left out, so it may be stopped and
+started at any time.
 ``benchmarks/techniques.py`` holds the techniques.
 """
 
@@ -25,19 +27,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
-from record import provenance
+from lengths import settings_for
+from record import provenance, read_lines
 from techniques import TECHNIQUES, Technique
 
 from bytefit.artifact.load import load_artifact
 from bytefit.config import apply_settings
 from bytefit.data.dataset import Dataset, open_dataset
+from bytefit.files import read_json
 from bytefit.ledger import Ledger
+from bytefit.recipes import find_recipe
 from bytefit.run.folder import RunFolder
 from bytefit.run.steps import pack_step, trained_model, val_tokens
 from bytefit.score.scorer import score
@@ -67,12 +72,21 @@ class Job:
 class Lines:
     """The results so far: a line of JSON a run, appended as they come."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, max_bytes: int, dataset: Dataset):
         self.path, self.lock = path, Lock()
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        self.same = {"bytes": max_bytes, "dataset_sha256": dataset.sha256}  # in every row of this file
+        self.rows = read_lines(path)
 
     def has(self, job: Job) -> bool:
-        return any((r["recipe"], r["technique"], r["way"], r["seed"], r["match"]) == job.key for r in self.rows)
+        """Raises SystemExit where a row of this name is of other settings: its differences would be of two kinds."""
+        wanted = {"settings": list(job.settings), "steps": job.steps} | self.same
+        for row in self.rows:
+            if (row["recipe"], row["technique"], row["way"], row["seed"], row["match"]) == job.key:
+                for key, value in wanted.items():
+                    if row[key] != value:
+                        sys.exit(f"{self.path} holds {job.key} with {key} {row[key]!r}, not {value!r}; take another --out, or that row out")
+                return True
+        return False
 
     def add(self, row: dict[str, Any]) -> None:
         with self.lock:
@@ -80,56 +94,64 @@ class Lines:
             with open(self.path, "a") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def milliseconds(self, recipe: str, technique: str | None, way: str) -> float | None:
-        """A step's time in the step-matched runs, the least of all seeds; None where there are none."""
-        wanted = (recipe, technique, way, "steps")
-        found = [r["milliseconds_a_step"] for r in self.rows if (r["recipe"], r["technique"], r["way"], r["match"]) == wanted]
-        return min(found, default=None)
+    def milliseconds(self, job: Job) -> float:
+        """A step's time in the first of the step-matched runs, whatever its seed."""
+        wanted = (job.recipe, job.technique, job.way, "steps")
+        for row in self.rows:
+            if (row["recipe"], row["technique"], row["way"], row["match"]) == wanted:
+                return float(row["milliseconds_a_step"])
+        sys.exit(f"{job.technique or 'the base'} ({job.recipe}): no step-matched row yet; run --match steps first")
 
 
-def pairs() -> Iterator[tuple[str, str, tuple[str, ...], Technique]]:
-    """(recipe, way, settings, technique) of every variant that is trained anew."""
-    for technique in TECHNIQUES:
-        if technique.stage == "train":
-            if technique.change:
-                yield technique.home, technique.way, technique.change, technique
-            if technique.into is not None:
-                yield "baseline", "in", technique.into, technique
+def with_base(technique: Technique, recipe: str, way: str, settings: tuple[str, ...], seed: int, steps: int) -> tuple[Job, Job]:
+    """The run without a change of this technique's, and the one with it; the first is the recipe as it is, or has what both need."""
+    common = technique.both if recipe == technique.home else ()
+    base = Job(recipe, technique.name if common else None, "base", common, True, seed, steps, "steps")
+    return base, Job(recipe, technique.name, way, (*common, *settings), technique.judged == "packed", seed, steps, "steps")
 
 
-def step_matched(seed: int, steps: int) -> Iterator[Job]:
-    for recipe in dict.fromkeys(recipe for recipe, *_ in pairs()):
-        yield Job(recipe, None, "base", (), True, seed, steps, "steps")
-        for home, way, settings, technique in pairs():
-            if home == recipe:
-                yield Job(recipe, technique.name, way, settings, technique.judged == "packed", seed, steps, "steps")
+def pairs(seed: int, steps: int) -> Iterator[tuple[Job, Job]]:
+    """(base, variant) of everything that is trained anew, one recipe after the other."""
+    techniques = [technique for technique in TECHNIQUES if technique.stage == "train"]
+    for recipe in dict.fromkeys(("baseline", *(technique.home for technique in techniques))):
+        for technique in techniques:
+            if technique.home == recipe and technique.change:
+                yield with_base(technique, recipe, technique.way, technique.change, seed, steps)
+            if recipe == "baseline" and technique.into is not None:
+                yield with_base(technique, recipe, "in", technique.into, seed, steps)
 
 
-def time_matched(lines: Lines, seed: int, steps: int) -> Iterator[Job]:
-    for recipe, way, settings, technique in pairs():
-        base, own = lines.milliseconds(recipe, None, "base"), lines.milliseconds(recipe, technique.name, way)
-        if base is None or own is None:
-            sys.exit(f"{technique.name} ({recipe}): no step-matched rows yet; run --match steps first")
-        if abs(own / base - 1) > SAME_TIME:
-            fitting = round(steps * base / own)
-            yield Job(recipe, technique.name, way, settings, technique.judged == "packed", seed, fitting, "time")
+def chosen(options: argparse.Namespace, seed: int) -> list[tuple[Job, Job]]:
+    recipes, names = options.recipes, options.only
+    found = pairs(seed, options.steps)
+    return [pair for pair in found if (not recipes or pair[1].recipe in recipes) and (not names or pair[1].technique in names)]
 
 
-def wanted(job: Job, options: argparse.Namespace) -> bool:
-    return (not options.recipes or job.recipe in options.recipes) and (not options.only or job.technique in (None, *options.only))
+def step_matched(options: argparse.Namespace, seed: int) -> list[Job]:
+    return list(dict.fromkeys(job for pair in chosen(options, seed) for job in pair))
 
 
-def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, made_by: dict[str, Any]) -> dict[str, Any]:
+def time_matched(options: argparse.Namespace, seed: int, lines: Lines) -> Iterator[Job]:
+    for base, own in chosen(options, seed):
+        ratio = lines.milliseconds(own) / lines.milliseconds(base)
+        if abs(ratio - 1) > SAME_TIME:
+            yield replace(own, steps=round(options.steps / ratio), match="time")
+
+
+def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, lines: Lines, made_by: dict[str, Any]) -> dict[str, Any]:
     name = "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in job.key)
     path: Path = options.runs / name
     shutil.rmtree(path, ignore_errors=True)
-    sets = [word for item in job.settings for word in ("--set", item)]
+    changed = apply_settings(find_recipe(job.recipe), pairs_of(job.settings))
+    lengths = settings_for(changed, job.steps / read_json(options.lab_steps)["steps"][job.recipe])
+    sets = [word for item in (*job.settings, *lengths) for word in ("--set", item)]
     command = ["bytefit", "train", job.recipe, "--steps", str(job.steps), "--seed", str(job.seed), *sets]
     where = ["--data", str(options.data), "--out", str(path), "--json"]
     subprocess.run([sys.executable, "-m", *command, *where], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     folder = RunFolder(path)
     recipe = folder.read_recipe()
     row = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "match": job.match, "seed": job.seed, "steps": job.steps}
+    row["settings"] = list(job.settings)
     row["milliseconds_a_step"] = step_milliseconds(folder)
     row["float"] = bits_per_byte(folder, dataset, options.max_bytes, recipe.score.window, packed=False)
     if job.packed:
@@ -137,14 +159,21 @@ def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, mad
         row["packed"] = bits_per_byte(folder, dataset, options.max_bytes, recipe.score.window, packed=True)
         row["artifact_bytes"] = len(packed.data)
     shutil.rmtree(path)
-    return row | {"bytes": options.max_bytes, "dataset_sha256": dataset.sha256} | made_by | {"command": shlex.join(command)}
+    return row | lines.same | made_by | {"command": shlex.join(command)}
+
+
+def pairs_of(settings: tuple[str, ...]) -> list[tuple[str, str]]:
+    return [(path, value) for path, _, value in (item.partition("=") for item in settings)]
 
 
 def step_milliseconds(folder: RunFolder) -> float:
-    """What a step takes when nothing disturbs it: of the times between steps the one that nine in ten are above."""
+    """What a step takes when nothing disturbs it: of the times between steps the one that nine in ten are above, in each eighth of the run
+    by itself, since late in a run steps may cost more."""
     seconds = [json.loads(line)["seconds"] for line in folder.metrics.read_text().splitlines()]
     gaps = [after - before for before, after in itertools.pairwise(seconds)]
-    return round(1e3 * statistics.quantiles(gaps, n=10)[0], 2)
+    eighth = -(-len(gaps) // 8)
+    parts = [part for part in (gaps[i : i + eighth] for i in range(0, len(gaps), eighth)) if len(part) > 1]
+    return round(1e3 * statistics.fmean(statistics.quantiles(part, n=10)[0] for part in parts), 2)
 
 
 def bits_per_byte(folder: RunFolder, dataset: Dataset, max_bytes: int, window: int, *, packed: bool) -> float:
@@ -166,7 +195,7 @@ def repack(technique: Technique | None, recipe: str, seed: int, options: argpars
         shutil.copy(trained / name, path / name)
     folder = RunFolder(path)
     settings = () if technique is None else technique.change
-    changed = apply_settings(folder.read_recipe(), [(item.split("=", 1)[0], item.split("=", 1)[1]) for item in settings])
+    changed = apply_settings(folder.read_recipe(), pairs_of(settings))
     packed = pack_step(folder, changed, dataset, Ledger())
     found = {
         "packed": bits_per_byte(folder, dataset, options.max_bytes, changed.score.window, packed=True),
@@ -177,15 +206,11 @@ def repack(technique: Technique | None, recipe: str, seed: int, options: argpars
 
 
 def run_training(options: argparse.Namespace, dataset: Dataset, lines: Lines, made_by: dict[str, Any]) -> None:
-    todo = [
-        job
-        for seed in options.seeds
-        for job in (step_matched(seed, options.steps) if options.match == "steps" else time_matched(lines, seed, options.steps))
-        if not lines.has(job) and wanted(job, options)
-    ]
+    jobs = (step_matched(options, seed) if options.match == "steps" else time_matched(options, seed, lines) for seed in options.seeds)
+    todo = [job for of_seed in jobs for job in of_seed if not lines.has(job)]
 
     def do(job: Job) -> None:
-        row = train_and_score(job, options, dataset, made_by)
+        row = train_and_score(job, options, dataset, lines, made_by)
         lines.add(row)
         shown = f"{row['float']:.4f}" + (f", packed {row['packed']:.4f}" if "packed" in row else "")
         print(f"{job.recipe} {job.way} {job.technique or ''}, seed {job.seed}, {job.steps} steps: {shown}", file=sys.stderr, flush=True)
@@ -202,18 +227,24 @@ def run_training(options: argparse.Namespace, dataset: Dataset, lines: Lines, ma
 
 
 def run_packing(options: argparse.Namespace, dataset: Dataset, lines: Lines, made_by: dict[str, Any]) -> None:
-    techniques = [technique for technique in TECHNIQUES if technique.stage == "pack"]
+    techniques = [
+        technique
+        for technique in TECHNIQUES
+        if technique.stage == "pack"
+        and (not options.recipes or technique.home in options.recipes)
+        and (not options.only or technique.name in options.only)
+    ]
     for seed in options.seeds:
         for recipe in dict.fromkeys(technique.home for technique in techniques):
             for technique in [None, *(t for t in techniques if t.home == recipe)]:
                 name, way = (technique.name, technique.way) if technique else (None, "base")
                 settings = technique.change if technique else ()
                 job = Job(recipe, name, way, settings, True, seed, 0, "weights")
-                if lines.has(job) or not wanted(job, options):
+                if lines.has(job):
                     continue
-                row = {"recipe": recipe, "technique": name, "way": way, "match": "weights", "seed": seed, "settings": list(settings)}
-                row |= repack(technique, recipe, seed, options, dataset)
-                lines.add(row | {"bytes": options.max_bytes, "dataset_sha256": dataset.sha256} | made_by)
+                row = {"recipe": recipe, "technique": name, "way": way, "match": "weights", "seed": seed, "steps": 0}
+                row |= {"settings": list(settings)} | repack(technique, recipe, seed, options, dataset)
+                lines.add(row | lines.same | made_by)
                 print(f"{recipe} {name or 'as it is'}, seed {seed}: {row['packed']:.4f}", file=sys.stderr, flush=True)
 
 
@@ -230,12 +261,13 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="runs at once (give each one thread: OMP_NUM_THREADS=1)")
     parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
     parser.add_argument("--trained", type=Path, default=Path("runs/benchmark"), help="where systems.py left its runs")
+    parser.add_argument("--lab-steps", type=Path, default=Path("benchmarks/results/systems_steps.json"), help="what lengths are made for")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ablation.jsonl"))
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
     dataset = open_dataset(options.data)
     do = run_training if options.what == "train" else run_packing
-    do(options, dataset, Lines(options.out), provenance())
+    do(options, dataset, Lines(options.out, options.max_bytes, dataset), provenance())
 
 
 if __name__ == "__main__":

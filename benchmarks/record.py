@@ -15,8 +15,21 @@ from bytefit.train.machine import describe_machine
 def provenance() -> dict[str, Any]:
     """Command, commit and machine. Folders of the command's arguments are left out: they are this machine's own."""
     words = [Path(word).name if Path(word).is_absolute() or word.startswith("..") else word for word in sys.argv[1:]]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    return {"command": shlex.join(["python", sys.argv[0], *words]), "commit": commit, "machine": describe_machine()}
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    except FileNotFoundError:  # no git here
+        commit = ""
+    return {"command": shlex.join(["python", sys.argv[0], *words]), "commit": commit or "unknown", "machine": describe_machine()}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """A file of one JSON document a line; the beginning of a line that was being written when everything stopped is taken out of it."""
+    if not path.exists():
+        return []
+    whole, newline, rest = path.read_text().rpartition("\n")
+    if rest:
+        path.write_text(whole + newline)
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

@@ -189,9 +189,10 @@ class Effects:
             wanted = (recipe, technique, way, match)
             return {r["seed"]: r for r in rows if (r["recipe"], r["technique"], r["way"], r["match"]) == wanted}
 
+        own_base = name if recipe == technique.home and technique.both else None
         pack = any(r["match"] == "weights" and r["technique"] == name and r["recipe"] == recipe for r in rows)
         self.stage = "pack" if pack else "train"
-        base = find("weights" if pack else "steps", None, "base")
+        base = find("weights" if pack else "steps", own_base, "base")
         self.steps = self._differences(base, find("weights" if pack else "steps", name, way))
         longer = find("time", name, way)
         self.time = self._differences(base, longer) if longer else None
@@ -242,7 +243,8 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         "",
         "The difference that having a technique makes, in bits per byte (below zero: it helps), at lab size. *Out*: taken out of the "
         "system that has it; *in*: put into the system named. Both runs of a pair have the same seed; means over the seeds and 95 % "
-        f"intervals by Student's t. Equal steps: {first['steps']} each, fewer than in the table of systems. Equal time: the variant has "
+        "intervals by Student's t, each for itself: of so many, one in twenty leaves zero out by chance. Equal steps: "
+        f"{first['steps']} each, fewer than in the table of systems, and lengths in steps with them. Equal time: the variant has "
         "as many steps as fit the base's time; left empty where a step takes the same within 3 %. Non-overlapping windows, "
         f"{first['bytes']:,} bytes of validation text.",
         "",

@@ -22,7 +22,8 @@ class Technique:
         ours: the change puts it in.
         stage: the first step of a run that it changes; weights are trained again only for ``train``.
         judged: which bits per byte show it: of the float weights, or of the packed ones.
-        note: what else has to change with it.
+        both: settings that the run without it has as well, in ``home``: what would otherwise change with it.
+        note: those in words, or what else there is to know.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Technique:
     ours: bool = False
     stage: Stage = "train"
     judged: Literal["float", "packed"] = "float"
+    both: tuple[str, ...] = ()
     note: str = ""
 
     @property
@@ -60,8 +62,7 @@ _SHUFFLED = {"type": "ShuffledConfig"}
 _COPRIME = {"type": "CoprimeConfig", "anneal_steps": 360, "shard_tokens": 65_536}
 _EMA = {"type": "AverageConfig", "ema_decay": 0.985}
 _EMA_SWA = _EMA | {"swa": {"type": "SnapshotConfig", "every": 10, "below": 0.2}}
-_STE6 = {"type": "FakeQuantConfig", "rounding": {"type": "StraightThrough"}, "lowest": -31, "highest": 31, "clip": {"type": "RowMaximum"}}
-_INT6 = {"type": "MatrixQuant", "grid": {"type": "RowGrid", "lowest": -31, "highest": 31}}
+_STE62 = {"type": "FakeQuantConfig", "rounding": {"type": "StraightThrough"}, "lowest": -62, "highest": 62, "clip": {"type": "RowMaximum"}}
 
 MODEL = (
     Technique("MLP three times as wide, not twice", "pr578", *_both("model.mlp.width", 2.0, 3.0)),
@@ -102,7 +103,7 @@ MODEL = (
     Technique(
         "windows twice as long",
         "pr128",
-        (_set("train.seq_len", 512), _set("score.window", 512)),
+        (_set("train.seq_len", 512), _set("train.loader.num_spans", 8), _set("score.window", 512)),
         (_set("model.context", 1024), _set("train.seq_len", 1024), _set("train.loader.num_spans", 4), _set("score.window", 1024)),
         note="4,096 and 2,048 tokens at full size",
     ),
@@ -123,7 +124,13 @@ TRAINING = (
         tuple(_set(f"train.optimizer.{group}.lr", lr) for group, lr in zip(_RATES, (0.025, 0.035, 0.025), strict=True)),
     ),
     Technique("gradients clipped at 0.3", "pr578", *_both("train.optimizer.clip_norm", None, 0.3)),
-    Technique("warm-down over half the run, not a tenth", "pr578", *_both("train.schedule.fraction", 0.09, 0.5)),
+    Technique(
+        "warm-down over half the run, not a tenth",
+        "pr578",
+        *_both("train.schedule.fraction", 0.09, 0.5),
+        both=(_set("train.fake_quant", None),),
+        note="both without fake quantisation, which begins with it",
+    ),
     Technique("average of the weights (EMA)", "pr578", *_both("train.average", None, _EMA)),
     Technique(
         "EMA blended with late snapshots",
@@ -137,6 +144,8 @@ TRAINING = (
         (_set("train.average.use", "ema"),),
         (_set("train.average", _EMA_SWA | {"use": "held_out", "held_out_tokens": 8192}),),
     ),
+    Technique("average chosen on held-out training text", "pr578", (_set("train.average.use", "ema"),)),
+    Technique("average chosen on held-out training text", "pr606", (_set("train.average.use", "ema"),)),
     Technique("coprime loader", "pr1171", *_both("train.loader", _SEQUENTIAL, _COPRIME)),
     Technique("windows from all over the text", "pr578", *_both("train.loader", _SHUFFLED, _SHUFFLED), ours=True),
     Technique("side tables' projections under AdamW", "pr1171", (_set("train.optimizer.projections", "matrices"),)),
@@ -150,9 +159,9 @@ TRAINING = (
         "fake quantisation from the first step",
         "pr128",
         (_set("train.fake_quant", None),),
-        (_set("train.fake_quant", _STE6 | {"below": 1.01}), _set("pack.quant.attention", _INT6), _set("pack.quant.mlp", _INT6)),
+        (_set("train.fake_quant", _STE62 | {"below": 1.01}),),
         judged="packed",
-        note="into the baseline with int6 rows",
+        note="in the baseline at the 62 levels a side that its cap leaves",
     ),
     Technique("late fake quantisation, straight through", "pr578", (_set("train.fake_quant", None),), judged="packed"),
     Technique("late fake quantisation, soft rounding", "pr606", (_set("train.fake_quant", None),), judged="packed"),
@@ -173,7 +182,17 @@ PACKING = (
         Technique(
             "feedback (GPTQ)", home, _every([f"{path}.rounding" for path in _GPTQ_MATRICES], NEAREST), stage="pack", judged="packed"
         )
-        for home in ("pr578", "pr693", "pr1171")
+        for home in ("pr578", "pr606", "pr693", "pr1171")
+    ),
+    *(
+        Technique(
+            "Cholesky factor in GPTQ, not the inverse as it is",
+            home,
+            _every([f"{path}.rounding.downdate" for path in _GPTQ_MATRICES], False),
+            stage="pack",
+            judged="packed",
+        )
+        for home in ("pr578", "pr606", "pr693", "pr1171")
     ),
     *(
         Technique(
@@ -183,17 +202,18 @@ PACKING = (
             stage="pack",
             judged="packed",
         )
-        for home in ("pr578", "pr693", "pr1171")
+        for home in ("pr578", "pr606", "pr693", "pr1171")
     ),
+    Technique("2 % pruned", "pr606", (_set("pack.quant.prune", None),), stage="pack", judged="packed"),
     Technique("3 % pruned", "pr1171", (_set("pack.quant.prune", None),), stage="pack", judged="packed"),
-    Technique("±1 codes to zero until it fits", "pr693", (_set("pack.zero_ones", 0.0),), stage="pack", judged="packed"),
+    Technique("up to 10 % of ±1 codes to zero, for finer steps", "pr693", (_set("pack.zero_ones", 0.0),), stage="pack", judged="packed"),
     Technique("calibration on its own text, not on training text", "pr1171",
               (_set("calibrate.source", {"type": "TrainingText"}),), stage="pack", judged="packed"),
     Technique("calibration on its own text, not on random ids", "pr1171",
               (_set("calibrate.source", {"type": "RandomIds"}),), stage="pack", judged="packed"),
     *(
         Technique("zstd (lzma), not zlib", home, (_set("pack.codec", "zlib"),), stage="pack", judged="packed")
-        for home in ("pr128", "pr578", "pr693", "pr1171")
+        for home in ("pr128", "pr578", "pr606", "pr693", "pr1171")
     ),
     *(
         Technique("our coder of codes", home, (_set("pack.codec", "context"),), ours=True, stage="pack", judged="packed")
@@ -234,7 +254,7 @@ POCKET = (
     Technique("XSA in every block", "pocket", (_set("model.attention.exclusive", None),)),
     Technique("value embedding", "pocket", (_set("model.value_embedding", None),)),
     Technique("leaky slope 0.5 in relu²", "pocket", (_set("model.mlp.slope", 0.0),)),
-    Technique("windows of 128 tokens, not 256", "pocket", (_set("train.seq_len", 256),)),
+    Technique("windows of 128 tokens, not 256", "pocket", (_set("train.seq_len", 256), _set("score.window", 256))),
     _tried("value residual", _set("model.attention.value_residual", {"type": "ValueResidualConfig"})),
     _tried("attention output gate", _set("model.attention.output_gate", {"type": "OutputGateConfig"})),
     _tried("MLP four times as wide", _set("model.mlp.width", 4.0)),

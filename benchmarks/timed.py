@@ -24,7 +24,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from record import provenance, write
+from record import provenance, read_lines, write
 
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.files import read_json
@@ -75,11 +75,12 @@ def measure_speed(entries: list[Entry], options: argparse.Namespace, made_by: di
         rates[entry.name].append(state["step"] / state["seconds"]["train"])
         print(f"{entry.name}: {rates[entry.name][-1]:.3f} steps a second", file=sys.stderr, flush=True)
         shutil.rmtree(path)
+    for entry in entries:
         held["steps_per_second"][entry.name] = rates[entry.name]
         held["steps"][entry.name] = round(statistics.median(rates[entry.name]) * entry.training_seconds)
         held["seconds"][entry.name] = entry.seconds
         held["made_by"][entry.name] = made_by
-        write(options.steps, held)
+    write(options.steps, held)
 
 
 def last_weights_bits_per_byte(folder: RunFolder, dataset: Dataset) -> float:
@@ -114,8 +115,7 @@ def run_entries(entries: list[Entry], options: argparse.Namespace, made_by: dict
     """Every entry with every seed, the seeds one after the other."""
     dataset, lock = open_dataset(options.data), Lock()
     steps = read_json(options.steps)["steps"]
-    rows = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
-    done = {(row["name"], row["seed"]) for row in rows}
+    done = {(row["name"], row["seed"]) for row in read_lines(options.out)}
     todo = [(entry, seed) for seed, entry in itertools.product(options.seeds, entries) if (entry.name, seed) not in done]
 
     def do(pair: tuple[Entry, int]) -> None:

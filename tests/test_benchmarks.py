@@ -1,4 +1,4 @@
-"""The plain spelling that throughput is measured against computes the same numbers."""
+"""What benchmarks rest on: the plain spelling computes the same numbers, every ablation changes its recipe, results survive a stop."""
 
 from __future__ import annotations
 
@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from bytefit.config import apply_settings, to_json
 from bytefit.recipes import RECIPES, find_recipe
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def among_benchmarks(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 def load(name: str):
@@ -40,3 +46,88 @@ def test_plain_spelling_is_the_same_network(name) -> None:
         strict=True,
     ):
         assert (mine - theirs).norm() <= 1e-3 * theirs.norm() + 1e-7, parameter
+
+
+def leaves(value, path=""):
+    if isinstance(value, dict):
+        return {leaf: held for key in value for leaf, held in leaves(value[key], f"{path}.{key}").items()}
+    return {path: value}
+
+
+def test_every_ablation_changes_its_recipe_and_nothing_that_it_does_not_say() -> None:
+    from ablation import pairs, pairs_of
+    from techniques import TECHNIQUES
+
+    jobs = [(base.recipe, base.settings, own.settings) for base, own in pairs(seed=1, steps=200)]
+    jobs += [(technique.home, (), technique.change) for technique in TECHNIQUES if technique.stage == "pack"]
+    for recipe, common, settings in jobs:
+        base, own = (apply_settings(find_recipe(recipe), pairs_of(words)) for words in (common, settings))
+        before, after = leaves(to_json(base)), leaves(to_json(own))
+        changed = {path[1:] for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+        said = [path for path, _ in pairs_of(settings)]
+        assert changed, f"{recipe} {settings}"
+        assert all(any(path == word or path.startswith(f"{word}.") for word in said) for path in changed)
+
+
+def test_names_and_ways_of_ablations_tell_them_apart() -> None:
+    from ablation import pairs
+
+    jobs = dict.fromkeys(job for pair in pairs(seed=1, steps=200) for job in pair)
+    assert len({job.key for job in jobs}) == len(jobs)
+
+
+def test_lengths_shrink_with_the_steps() -> None:
+    from lengths import settings_for
+
+    short = dict(setting.split("=", 1) for setting in settings_for(find_recipe("pr1171"), 0.1))
+    assert short == {
+        "train.loader.anneal_steps": "36",
+        "train.optimizer.matrices.momentum_warmup_steps": "30",
+        "train.average.ema_decay": "0.85",
+        "train.average.swa.every": "1",
+    }
+    assert settings_for(find_recipe("pr1171"), 1.0) == []
+
+
+def test_a_line_that_was_cut_off_is_made_again(tmp_path) -> None:
+    from record import read_lines
+
+    path = tmp_path / "rows.jsonl"
+    assert read_lines(path) == []
+    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    assert read_lines(path) == [{"a": 1}, {"a": 2}]
+    with open(path, "a") as file:
+        file.write('{"a": 3}\n')
+    assert read_lines(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
+    path.write_text('{"a"')
+    assert read_lines(path) == []
+    assert path.read_text() == ""
+
+
+def test_rows_of_other_settings_are_refused(tmp_path, dataset) -> None:
+    from ablation import Job, Lines
+
+    job = Job("pr578", "XSA in the last blocks", "out", ("model.attention.exclusive=null",), False, 1, 200, "steps")
+    lines = Lines(tmp_path / "rows.jsonl", 1000, dataset)
+    assert not lines.has(job)
+    row = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "seed": 1, "match": "steps", "steps": 200}
+    lines.add(row | {"settings": list(job.settings)} | lines.same)
+    assert Lines(tmp_path / "rows.jsonl", 1000, dataset).has(job)
+    with pytest.raises(SystemExit, match="steps 200, not 300"):
+        lines.has(Job(job.recipe, job.technique, job.way, job.settings, False, 1, 300, "steps"))
+    with pytest.raises(SystemExit, match="bytes 1000, not 2000"):
+        Lines(tmp_path / "rows.jsonl", 2000, dataset).has(job)
+
+
+def test_a_steps_time_counts_late_steps_too(tmp_path) -> None:
+    from ablation import step_milliseconds
+
+    from bytefit.run.folder import RunFolder
+
+    seconds, rows = 0.0, []
+    for step in range(401):
+        rows.append(f'{{"seconds": {seconds}}}\n')
+        seconds += (0.1 if step < 200 else 0.2) + (0.5 if step % 5 == 0 else 0.0)  # every fifth is disturbed
+    folder = RunFolder(tmp_path)
+    folder.metrics.write_text("".join(rows))
+    assert step_milliseconds(folder) == pytest.approx(150, rel=0.02)
