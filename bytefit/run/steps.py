@@ -38,6 +38,7 @@ from bytefit.quant.calibrate import (
     recollect,
     save_statistics,
 )
+from bytefit.quant.grid import RowGrid
 from bytefit.ranks import Ranks
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.folder import RunFolder, trained_weights
@@ -173,12 +174,26 @@ def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
             model.to(device)
             statistics = recollect(model, rounded, list(_batches(model, recipe.calibrate, recipe, dataset, ledger)), statistics)
         packed = packed_with(statistics)
+    say_where_training_aimed_elsewhere(recipe, packed.dial)
     write_bytes(folder.artifact, packed.data)
     record = {"bytes": len(packed.data), "budget": recipe.pack.budget_bytes, "parts": packed.parts, "dial": packed.dial}
     record |= {"attempts": packed.attempts, "zeroed": packed.zeroed, "floor_rows": packed.quantised.floor_rows}
     record["pruned"] = packed.quantised.pruned
     write_json(folder.pack, record)
     return packed
+
+
+def say_where_training_aimed_elsewhere(recipe: Recipe, dial: float) -> None:
+    """A word where fake quantisation rounded to codes that are far from those which the budget leaves: then it was for nothing."""
+    aimed, grid = recipe.train.fake_quant, recipe.pack.quant.mlp.grid
+    if aimed is None or not isinstance(grid, RowGrid) or grid.highest is None:
+        return
+    lowest, highest = grid.ends(dial)
+    if not 2 / 3 <= highest / aimed.highest <= 3 / 2:
+        say(
+            f"training rounded to codes {aimed.lowest}..{aimed.highest}, but the budget leaves {lowest}..{highest}; train for those with "
+            f"--set train.fake_quant.lowest={lowest} --set train.fake_quant.highest={highest}"
+        )
 
 
 def val_tokens(dataset: Dataset, max_bytes: int | None) -> np.ndarray:

@@ -17,6 +17,8 @@ from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
 from bytefit.ledger import Ledger
 from bytefit.quant.calibrate import CalibrationConfig, OwnText, RandomIds, TrainingText, collect, load_statistics
+from bytefit.quant.clip import RowMaximum
+from bytefit.quant.fake import FakeQuantConfig, StraightThrough
 from bytefit.quant.gptq import Gptq
 from bytefit.quant.grid import EqualDamageGrid, integer_grid
 from bytefit.quant.low_rank import LowRankConfig
@@ -175,6 +177,19 @@ def test_pack_step_leaves_an_artifact_and_its_record(folder, dataset, quant) -> 
     assert artifact.notes["recipe"] == "pocket"
     for name, p in artifact.model.named_parameters():
         assert np.array_equal(p.detach().numpy().ravel(), packed.quantised.weights(name).ravel())
+
+
+def test_a_word_where_training_rounded_to_other_codes(folder, dataset, capsys) -> None:
+    """Fake quantisation that aims at a grid which the budget does not leave is for nothing."""
+    recipe = recipe_of(folder, quant=everywhere(MatrixQuant(grid=integer_grid(6))))
+    pack_step(folder, recipe, dataset, Ledger())
+    assert "training rounded" not in capsys.readouterr().err
+    highest = integer_grid(6).ends(json.loads(folder.pack.read_text())["dial"])[1]
+    for aimed, told in ((highest, False), (4 * highest, True)):
+        fake_quant = FakeQuantConfig(rounding=StraightThrough(), lowest=-aimed, highest=aimed, clip=RowMaximum(), below=0.5)
+        pack_step(folder, dataclasses.replace(recipe, train=dataclasses.replace(recipe.train, fake_quant=fake_quant)), dataset, Ledger())
+        said = f"rounded to codes {-aimed}..{aimed}, but the budget leaves {-highest}..{highest}" in capsys.readouterr().err
+        assert said == told
 
 
 def test_gptq_leaves_the_outputs_nearer_than_nearest_rounding(folder, dataset) -> None:
