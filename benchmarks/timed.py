@@ -1,8 +1,8 @@
 """Runs that take as many steps as a clock allows on two idle cores: what ``systems.py`` and ``scaling.py`` have in common.
 
 A shared machine's speed changes from minute to minute, so ``speed`` first finds out how many steps each entry takes a second: short runs by
-the clock, all entries in turn, several rounds, nothing else running; the median round counts. ``run`` then trains for so many steps, which
-a busy machine cannot change. Calibration on training text is inside the clock.
+the clock, all entries in turn, several rounds, nothing else running; the fastest round counts, since what disturbs a run only slows it.
+``run`` then trains for so many steps, which a busy machine cannot change. Calibration on training text is inside the clock.
 
 One line of JSON a run is appended to ``--out``; runs that are there already are left out, and a run that was stopped goes on where it was.
 """
@@ -14,7 +14,6 @@ import itertools
 import json
 import shlex
 import shutil
-import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -63,7 +62,7 @@ class Entry:
 
 
 def measure_speed(entries: list[Entry], options: argparse.Namespace, made_by: dict[str, Any]) -> None:
-    """Steps a second of every entry, in turn, and the steps that fit its clock. What the file says of other entries stays."""
+    """Steps a second of every entry, in turn, and the steps that fit its clock. What the file says stays; rounds are added to it."""
     held = read_json(options.steps) if options.steps.exists() else {"steps_per_second": {}, "steps": {}, "seconds": {}, "made_by": {}}
     rates: dict[str, list[float]] = {entry.name: [] for entry in entries}
     for _, entry in itertools.product(range(options.rounds), entries):
@@ -76,8 +75,9 @@ def measure_speed(entries: list[Entry], options: argparse.Namespace, made_by: di
         print(f"{entry.name}: {rates[entry.name][-1]:.3f} steps a second", file=sys.stderr, flush=True)
         shutil.rmtree(path)
     for entry in entries:
-        held["steps_per_second"][entry.name] = rates[entry.name]
-        held["steps"][entry.name] = round(statistics.median(rates[entry.name]) * entry.training_seconds)
+        known = held["steps_per_second"].setdefault(entry.name, [])
+        known += rates[entry.name]
+        held["steps"][entry.name] = round(max(known) * entry.training_seconds)
         held["seconds"][entry.name] = entry.seconds
         held["made_by"][entry.name] = made_by
     write(options.steps, held)
