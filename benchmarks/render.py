@@ -11,10 +11,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from render_ablation import ablation_section
 from render_docs import classes_table, with_outputs
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 from render_score import adapt_section
-from render_systems import ablation_section, missing_note, peers_section, scaling_section, system_figures, systems_section
+from render_systems import gpu_section, peers_section, scaling_section, system_figures, systems_section
 
 from bytefit.recipes import SYSTEMS
 
@@ -224,20 +225,20 @@ def main() -> None:
         write_between(ROOT / "README.md", "headline", headline(web))
     if embedded:
         lines += pocket_section("`pocket` on the embedded corpus (`make demo`)", embedded)
-    systems, ablation = read_lines("systems"), read_lines("ablation")
+    systems, ablation, gpu = read_lines("systems"), read_lines("ablation"), read_lines("gpu")
     if systems:
         lines += systems_section(systems, read("systems_steps") or {})
     peers = read("peers")
     if peers:
         lines += peers_section(peers)
     for name in SYSTEMS:
-        write_between(ROOT / "docs" / "systems" / f"{name}.md", "figures", system_figures(name, systems))
+        write_between(ROOT / "docs" / "systems" / f"{name}.md", "figures", system_figures(name, systems, gpu))
     scaling = read_lines("scaling")
     if scaling:
         lines += scaling_section(scaling, ROOT / "docs" / "pictures")
     if ablation:
         lines += ablation_section(ablation, ROOT / "docs" / "pictures")
-    lines += missing_note()
+    lines += gpu_section(gpu)
     for measured in (throughput, read("throughput_pr1171")):
         if measured:
             lines += throughput_section(measured)

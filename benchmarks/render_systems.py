@@ -1,18 +1,15 @@
-"""The sections of docs/results.md on systems and on what their techniques are worth; ``render.py`` puts them in their place."""
+"""The sections of docs/results.md on systems, and the figures of their own pages; ``render.py`` puts them in their place."""
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from plot import STYLE, chart
-from scipy import stats
-from techniques import TECHNIQUES, Technique
+from plot import chart
 
-from bytefit.recipes import AS_SUBMITTED, RECIPES
+from bytefit.recipes import AS_SUBMITTED, RECIPES, SYSTEMS
 
 Record = dict[str, Any]
 LEDGER = ("train", "average", "calibrate", "fit", "encode", "score", "adapt", "prove")
@@ -105,7 +102,7 @@ def seconds_table(known: list[str], by_system: dict[str, list[Record]]) -> list[
     return lines
 
 
-def system_figures(name: str, rows: list[Record]) -> str:
+def system_figures(name: str, rows: list[Record], gpu: list[Record]) -> str:
     """The table of one system's page: both forms beside each other, means over the seeds."""
     lines = []
     for form in (name, name + AS_SUBMITTED):
@@ -120,8 +117,10 @@ def system_figures(name: str, rows: list[Record]) -> str:
         keys = ("last", "val_bpb_float", "val_bpb_full", "val_bpb_sliding", "val_bpb_adapted", "val_bpb")
         sizes = [summary["artifact_bytes"] for summary in found]
         lines.append(f"| {form} | {len(found)} | " + " | ".join(mean(key) for key in keys) + f" | {max(sizes):,} |")
+    measured = any(row["recipe"] == name and row["size"] == "full" and row["machine"]["gpu"] for row in gpu)
+    at_full = "see [results](../results.md#systems-at-contest-size)" if measured else "not measured"
     if not lines:
-        return "At lab size: not measured yet. At full size on a GPU: not measured."
+        return f"At lab size: not measured yet. At full size on a GPU: {at_full}."
     return "\n".join(
         [
             "At lab size (300 s on two cores, 1,000,000 bytes, web text, 2,048 tokens; more in [results](../results.md)), bits per byte:",
@@ -131,7 +130,8 @@ def system_figures(name: str, rows: list[Record]) -> str:
             *lines,
             "",
             "Means over the seeds. The published figures above are of eight GPUs, other text and tokenizer, and sixteen times the bytes: "
-            "what can be compared is the order of forms and what each step changes, not the level. At full size on a GPU: not measured.",
+            "what can be compared is the order of forms and what each step changes, not the level. "
+            f"At full size on a GPU: {at_full}.",
         ]
     )
 
@@ -177,150 +177,34 @@ def scaling_section(rows: list[Record], pictures: Path) -> list[str]:
     return [*lines, ""]
 
 
-class Effects:
-    """Paired differences of one technique: with it minus without it, so that below zero it helps."""
-
-    def __init__(self, recipe: str, technique: Technique, way: str, rows: list[Record]):
-        name = technique.name
-        self.recipe, self.name, self.way, self.judged = recipe, name, way, technique.judged
-        self.title = f"{name} ({technique.note})" if technique.note else name
-
-        def find(match: str, technique: str | None, way: str) -> dict[int, Record]:
-            wanted = (recipe, technique, way, match)
-            return {r["seed"]: r for r in rows if (r["recipe"], r["technique"], r["way"], r["match"]) == wanted}
-
-        own_base = name if recipe == technique.home and technique.both else None
-        pack = any(r["match"] == "weights" and r["technique"] == name and r["recipe"] == recipe for r in rows)
-        self.stage = "pack" if pack else "train"
-        base = find("weights" if pack else "steps", own_base, "base")
-        self.steps = self._differences(base, find("weights" if pack else "steps", name, way))
-        longer = find("time", name, way)
-        self.time = self._differences(base, longer) if longer else None
-        own = find("steps", name, way)
-        self.slower = None if pack or not base or not own else least(own) / least(base)
-        self.bytes = [own_row["artifact_bytes"] for own_row in find("weights", name, way).values()] if pack else []
-
-    def _differences(self, base: dict[int, Record], own: dict[int, Record]) -> list[float]:
-        sign = 1 if self.way == "in" else -1
-        return [sign * (own[seed][self.judged] - base[seed][self.judged]) for seed in sorted(own) if seed in base]
-
-
-def least(rows: dict[int, Record]) -> float:
-    return min(row["milliseconds_a_step"] for row in rows.values())
-
-
-def interval(differences: list[float]) -> tuple[float, float, float]:
-    """Mean and the ends of its 95 % interval by Student's t; a single one is its own interval."""
-    mean = statistics.fmean(differences)
-    if len(differences) < 2:
-        return mean, mean, mean
-    half = float(stats.t.ppf(0.975, len(differences) - 1)) * statistics.stdev(differences) / len(differences) ** 0.5
-    return mean, mean - half, mean + half
-
-
-def effects_of(rows: list[Record]) -> list[Effects]:
-    found = []
-    for technique in TECHNIQUES:
-        ways = [(technique.home, technique.way)] if technique.change else []
-        if technique.into is not None:
-            ways.append(("baseline", "in"))
-        found += [Effects(recipe, technique, way, rows) for recipe, way in ways]
-    return [effect for effect in found if effect.steps]
-
-
-def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
-    effects = effects_of(rows)
-    trained = [effect for effect in effects if effect.stage == "train"]
-    packed = [effect for effect in effects if effect.stage == "pack"]
-    first = next(row for row in rows if row["match"] == "steps")
-    commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
-    machine = first["machine"]
-    lines = [
-        "## What each technique is worth",
-        "",
-        f"`python benchmarks/ablation.py train|pack --data web` at commit {commits}; {machine['cpu']}, {machine['cpu_capability']}; every "
-        "row of `benchmarks/results/ablation.jsonl` holds its own command. What a setting is, is in `benchmarks/techniques.py`.",
-        "",
-        "The difference that having a technique makes, in bits per byte (below zero: it helps), at lab size. *Out*: taken out of the "
-        "system that has it; *in*: put into the system named. Both runs of a pair have the same seed; means over the seeds and 95 % "
-        "intervals by Student's t, each for itself: of so many, one in twenty leaves zero out by chance. Equal steps: "
-        f"{first['steps']} each, fewer than in the table of systems, and lengths in steps with them. Equal time: the variant has "
-        "as many steps as fit the base's time; left empty where a step takes the same within 3 %. Non-overlapping windows, "
-        f"{first['bytes']:,} bytes of validation text.",
-        "",
-        "![what each technique is worth](pictures/ablation.svg)",
-        "",
-        "| technique | way | system | judged by | seeds | equal steps | equal time | step time |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
-    ]
-    for effect in trained:
-        time = "" if effect.time is None else _with_interval(effect.time)
-        slower = "" if effect.slower is None else f"{effect.slower if effect.way == 'in' else 1 / effect.slower:.2f}×"
-        lines.append(
-            f"| {effect.title} | {effect.way} | {effect.recipe} | {effect.judged} | {len(effect.steps)} | {_with_interval(effect.steps)} "
-            f"| {time} | {slower} |"
-        )
-    (pictures / "ablation.svg").write_text(bars(trained))
-    if packed:
+def gpu_section(rows: list[Record]) -> list[str]:
+    """Contest sizes on one GPU; every system keeps its row until it is measured there."""
+    lines = ["## Systems at contest size", ""]
+    latest = {row["recipe"]: row for row in rows if row["size"] == "full" and row["machine"]["gpu"]}
+    if latest:
+        first = next(iter(latest.values()))
+        commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in latest.values()))
         lines += [
+            f"`bash benchmarks/gpu.sh SECONDS DATASET` at commit {commits}; one {first['machine']['gpu']}, torch "
+            f"{first['machine']['torch']}. Dataset hash `{first['summary']['dataset_sha256'][:16]}`. Lengths in steps are shortened to the "
+            "steps that one GPU takes; a step's time is that of the main part of a run.",
             "",
-            "After training, on the weights of the table of systems, each fitted to the same cap:",
-            "",
-            "| technique | way | system | seeds | difference | bytes |",
-            "| --- | --- | --- | ---: | ---: | ---: |",
         ]
-        for effect in packed:
-            lines.append(
-                f"| {effect.name} | {effect.way} | {effect.recipe} | {len(effect.steps)} | {_with_interval(effect.steps)} "
-                f"| {min(effect.bytes):,} to {max(effect.bytes):,} |"
-            )
-    return [*lines, ""]
-
-
-def _with_interval(differences: list[float]) -> str:
-    mean, low, high = interval(differences)
-    return f"{mean:+.4f}" + (f" ({low:+.4f} to {high:+.4f})" if len(differences) > 1 else "")
-
-
-WIDTH, LABEL, ROW, EDGE = 900, 420, 20, 60
-
-
-def bars(effects: list[Effects]) -> str:
-    """A bar from zero to the mean with its interval, a row a technique, best first; equal steps."""
-    found = sorted(((interval(effect.steps), effect) for effect in effects), key=lambda pair: pair[0][0])
-    most = min(0.12, max(abs(mean) for (mean, _, _), _ in found) * 1.1)
-    height = EDGE + ROW * len(found) + 30
-
-    def place(value: float) -> float:
-        return LABEL + (min(max(value, -most), most) + most) / (2 * most) * (WIDTH - LABEL - 20)
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="system-ui, sans-serif" font-size="12">',
-        STYLE,
-        '<text x="8" y="20" font-size="15">bits per byte that having the technique adds (left of zero: it helps), equal steps</text>',
+    lines += [
+        "| system | training s | steps | ms a step | tokens/s | GiB | MFU | float | packed | headline | bytes | restored | audit: fail |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
     ]
-    for tick in (-0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1):
-        if abs(tick) <= most:
-            parts.append(f'<line class="g" x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="{EDGE - 14}" y2="{height - 24}"/>')
-            parts.append(f'<text x="{place(tick):.1f}" y="{EDGE - 20}" text-anchor="middle">{tick:+.2f}</text>')
-    for i, ((mean, low, high), effect) in enumerate(found):
-        y = EDGE + ROW * i
-        sure = low > 0 or high < 0
-        colour = ("#2b8a3e" if mean < 0 else "#d9480f") if sure and low != high else "#868e96"
-        left, right = sorted((place(0.0), place(mean)))
-        parts.append(
-            f'<text x="{LABEL - 10}" y="{y + 9}" text-anchor="end">{escape(f"{effect.name} ({effect.way} {effect.recipe})"[:66])}</text>'
+    for name in SYSTEMS:
+        if name not in latest:
+            lines.append(f"| {name} | not measured" + " |" * 12)
+            continue
+        row, summary = latest[name], latest[name]["summary"]
+        mfu = "–" if row["mfu"] is None else f"{row['mfu']:.1%}"
+        restored = {None: "not tried", True: "yes", False: "no"}[summary["proof_restored"]]
+        lines.append(
+            f"| {name} | {summary['train_seconds']:.0f} | {summary['steps']:,} | {row['milliseconds_a_step']:.1f} "
+            f"| {row['tokens_per_second']:,.0f} | {row['peak_memory_bytes'] / 2**30:.1f} | {mfu} | {summary['val_bpb_float']:.4f} "
+            f"| {summary['val_bpb_full']:.4f} | {summary['val_bpb']:.4f} | {summary['artifact_bytes']:,} | {restored} "
+            f"| {', '.join(map(str, row['audit_fails'])) or 'none'} |"
         )
-        parts.append(f'<rect x="{left:.1f}" y="{y}" width="{max(right - left, 0.5):.1f}" height="11" fill="{colour}"/>')
-        if low != high:
-            parts.append(f'<line x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{y + 5.5}" y2="{y + 5.5}" stroke="#868e96"/>')
-    parts.append(
-        f'<text x="8" y="{height - 6}">green and red: the 95 % interval leaves zero out; grey: it does not, or there is one seed</text>'
-    )
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def missing_note() -> list[str]:
-    """Every system keeps its row at contest size until a GPU has measured it."""
-    lines = ["## Systems at contest size", "", "| system | bits per byte on one GPU |", "| --- | --- |"]
-    return [*lines, *(f"| {name} | not measured |" for name in RECIPES if name != "pocket" and not name.endswith(AS_SUBMITTED)), ""]
+    return [*lines, ""]

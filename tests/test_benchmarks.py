@@ -131,3 +131,38 @@ def test_a_steps_time_counts_late_steps_too(tmp_path) -> None:
     folder = RunFolder(tmp_path)
     folder.metrics.write_text("".join(rows))
     assert step_milliseconds(folder) == pytest.approx(150, rel=0.02)
+
+
+def test_a_system_keeps_its_row_until_a_gpu_has_measured_it() -> None:
+    from render_systems import gpu_section
+
+    summary = {"train_seconds": 120.0, "steps": 240, "val_bpb_float": 1.5, "val_bpb_full": 1.51, "val_bpb": 1.4321}
+    summary |= {"artifact_bytes": 15_999_000, "proof_restored": None, "dataset_sha256": "a" * 64}
+    row = {"recipe": "pr578", "size": "full", "milliseconds_a_step": 450.0, "tokens_per_second": 1.7e6, "peak_memory_bytes": 2**35}
+    row |= {"mfu": 0.41, "audit_fails": [20], "commit": "c" * 40, "summary": summary}
+    rows = [row | {"machine": {"gpu": "NVIDIA H200", "torch": "2.13.0"}}, row | {"recipe": "pr693", "machine": {"gpu": None}}]
+    page = gpu_section(rows)
+    assert "| pr578 | 120 | 240 | 450.0 | 1,700,000 | 32.0 | 41.0% | 1.5000 | 1.5100 | 1.4321 | 15,999,000 | not tried | 20 |" in page
+    assert [line.split(" | ")[1] for line in page if line.startswith("| pr693")] == ["not measured"]  # a CPU's figures are not a GPU's
+    assert sum("not measured" in line for line in page) == 5
+
+
+def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
+    """With a technique minus without it: below zero it helps, whichever way the runs were made."""
+    from render_ablation import ablation_section
+
+    common = {"match": "steps", "steps": 200, "bytes": 1000, "milliseconds_a_step": 100.0, "commit": "c" * 40}
+    common |= {"machine": {"cpu": "a CPU", "cpu_capability": "AVX512"}}
+    rows = []
+    for seed, base, out, into in ((1, 2.0, 2.1, 1.7), (2, 2.2, 2.25, 2.1)):
+        for recipe, technique, way, value in (
+            ("pr578", None, "base", base),
+            ("pr578", "smear gate", "out", out),
+            ("baseline", None, "base", base),
+            ("baseline", "smear gate", "in", into),
+        ):
+            rows.append(common | {"recipe": recipe, "technique": technique, "way": way, "seed": seed, "float": value, "packed": value})
+    page = [line for line in ablation_section(rows, tmp_path) if "smear gate" in line]
+    assert page[0].startswith("| smear gate | out | pr578 | float | 2 | -0.0750 (")
+    assert page[1].startswith("| smear gate | in | baseline | float | 2 | -0.2000 (")
+    assert (tmp_path / "ablation.svg").read_text().count("smear gate") == 2

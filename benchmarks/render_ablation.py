@@ -1,0 +1,157 @@
+"""The section of docs/results.md on what techniques are worth: paired differences with intervals, tables and bars."""
+
+from __future__ import annotations
+
+import statistics
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from plot import STYLE
+from scipy import stats
+from techniques import TECHNIQUES, Technique
+
+Record = dict[str, Any]
+
+
+class Effects:
+    """Paired differences of one technique: with it minus without it, so that below zero it helps."""
+
+    def __init__(self, recipe: str, technique: Technique, way: str, rows: list[Record]):
+        name = technique.name
+        self.recipe, self.name, self.way, self.judged = recipe, name, way, technique.judged
+        self.title = f"{name} ({technique.note})" if technique.note else name
+
+        def find(match: str, technique: str | None, way: str) -> dict[int, Record]:
+            wanted = (recipe, technique, way, match)
+            return {r["seed"]: r for r in rows if (r["recipe"], r["technique"], r["way"], r["match"]) == wanted}
+
+        own_base = name if recipe == technique.home and technique.both else None
+        pack = any(r["match"] == "weights" and r["technique"] == name and r["recipe"] == recipe for r in rows)
+        self.stage = "pack" if pack else "train"
+        base = find("weights" if pack else "steps", own_base, "base")
+        self.steps = self._differences(base, find("weights" if pack else "steps", name, way))
+        longer = find("time", name, way)
+        self.time = self._differences(base, longer) if longer else None
+        own = find("steps", name, way)
+        self.slower = None if pack or not base or not own else least(own) / least(base)
+        self.bytes = [own_row["artifact_bytes"] for own_row in find("weights", name, way).values()] if pack else []
+
+    def _differences(self, base: dict[int, Record], own: dict[int, Record]) -> list[float]:
+        sign = 1 if self.way == "in" else -1
+        return [sign * (own[seed][self.judged] - base[seed][self.judged]) for seed in sorted(own) if seed in base]
+
+
+def least(rows: dict[int, Record]) -> float:
+    return min(row["milliseconds_a_step"] for row in rows.values())
+
+
+def interval(differences: list[float]) -> tuple[float, float, float]:
+    """Mean and the ends of its 95 % interval by Student's t; a single one is its own interval."""
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return mean, mean, mean
+    half = float(stats.t.ppf(0.975, len(differences) - 1)) * statistics.stdev(differences) / len(differences) ** 0.5
+    return mean, mean - half, mean + half
+
+
+def effects_of(rows: list[Record]) -> list[Effects]:
+    found = []
+    for technique in TECHNIQUES:
+        ways = [(technique.home, technique.way)] if technique.change else []
+        if technique.into is not None:
+            ways.append(("baseline", "in"))
+        found += [Effects(recipe, technique, way, rows) for recipe, way in ways]
+    return [effect for effect in found if effect.steps]
+
+
+def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
+    effects = effects_of(rows)
+    trained = [effect for effect in effects if effect.stage == "train"]
+    packed = [effect for effect in effects if effect.stage == "pack"]
+    first = next(row for row in rows if row["match"] == "steps")
+    commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
+    machine = first["machine"]
+    lines = [
+        "## What each technique is worth",
+        "",
+        f"`python benchmarks/ablation.py train|pack --data web` at commit {commits}; {machine['cpu']}, {machine['cpu_capability']}; every "
+        "row of `benchmarks/results/ablation.jsonl` holds its own command. What a setting is, is in `benchmarks/techniques.py`.",
+        "",
+        "The difference that having a technique makes, in bits per byte (below zero: it helps), at lab size. *Out*: taken out of the "
+        "system that has it; *in*: put into the system named. Both runs of a pair have the same seed; means over the seeds and 95 % "
+        "intervals by Student's t, each for itself: of so many, one in twenty leaves zero out by chance. Equal steps: "
+        f"{first['steps']} each, fewer than in the table of systems, and lengths in steps with them. Equal time: the variant has "
+        "as many steps as fit the base's time; left empty where a step takes the same within 3 %. Non-overlapping windows, "
+        f"{first['bytes']:,} bytes of validation text.",
+        "",
+        "![what each technique is worth](pictures/ablation.svg)",
+        "",
+        "| technique | way | system | judged by | seeds | equal steps | equal time | step time |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for effect in trained:
+        time = "" if effect.time is None else _with_interval(effect.time)
+        slower = "" if effect.slower is None else f"{effect.slower if effect.way == 'in' else 1 / effect.slower:.2f}×"
+        lines.append(
+            f"| {effect.title} | {effect.way} | {effect.recipe} | {effect.judged} | {len(effect.steps)} | {_with_interval(effect.steps)} "
+            f"| {time} | {slower} |"
+        )
+    (pictures / "ablation.svg").write_text(bars(trained))
+    if packed:
+        lines += [
+            "",
+            "After training, on the weights of the table of systems, each fitted to the same cap:",
+            "",
+            "| technique | way | system | seeds | difference | bytes |",
+            "| --- | --- | --- | ---: | ---: | ---: |",
+        ]
+        for effect in packed:
+            lines.append(
+                f"| {effect.name} | {effect.way} | {effect.recipe} | {len(effect.steps)} | {_with_interval(effect.steps)} "
+                f"| {min(effect.bytes):,} to {max(effect.bytes):,} |"
+            )
+    return [*lines, ""]
+
+
+def _with_interval(differences: list[float]) -> str:
+    mean, low, high = interval(differences)
+    return f"{mean:+.4f}" + (f" ({low:+.4f} to {high:+.4f})" if len(differences) > 1 else "")
+
+
+WIDTH, LABEL, ROW, EDGE = 900, 420, 20, 60
+
+
+def bars(effects: list[Effects]) -> str:
+    """A bar from zero to the mean with its interval, a row a technique, best first; equal steps."""
+    found = sorted(((interval(effect.steps), effect) for effect in effects), key=lambda pair: pair[0][0])
+    most = min(0.12, max(abs(mean) for (mean, _, _), _ in found) * 1.1)
+    height = EDGE + ROW * len(found) + 30
+
+    def place(value: float) -> float:
+        return LABEL + (min(max(value, -most), most) + most) / (2 * most) * (WIDTH - LABEL - 20)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="system-ui, sans-serif" font-size="12">',
+        STYLE,
+        '<text x="8" y="20" font-size="15">bits per byte that having the technique adds (left of zero: it helps), equal steps</text>',
+    ]
+    for tick in (-0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1):
+        if abs(tick) <= most:
+            parts.append(f'<line class="g" x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="{EDGE - 14}" y2="{height - 24}"/>')
+            parts.append(f'<text x="{place(tick):.1f}" y="{EDGE - 20}" text-anchor="middle">{tick:+.2f}</text>')
+    for i, ((mean, low, high), effect) in enumerate(found):
+        y = EDGE + ROW * i
+        sure = low > 0 or high < 0
+        colour = ("#2b8a3e" if mean < 0 else "#d9480f") if sure and low != high else "#868e96"
+        left, right = sorted((place(0.0), place(mean)))
+        parts.append(
+            f'<text x="{LABEL - 10}" y="{y + 9}" text-anchor="end">{escape(f"{effect.name} ({effect.way} {effect.recipe})"[:66])}</text>'
+        )
+        parts.append(f'<rect x="{left:.1f}" y="{y}" width="{max(right - left, 0.5):.1f}" height="11" fill="{colour}"/>')
+        if low != high:
+            parts.append(f'<line x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{y + 5.5}" y2="{y + 5.5}" stroke="#868e96"/>')
+    parts.append(
+        f'<text x="8" y="{height - 6}">green and red: the 95 % interval leaves zero out; grey: it does not, or there is one seed</text>'
+    )
+    return "\n".join([*parts, "</svg>"]) + "\n"
