@@ -18,6 +18,7 @@ started at any time.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import shlex
@@ -72,14 +73,20 @@ class Job:
 class Lines:
     """The results so far: a line of JSON a run, appended as they come."""
 
-    def __init__(self, path: Path, max_bytes: int, dataset: Dataset):
-        self.path, self.lock = path, Lock()
+    def __init__(self, path: Path, max_bytes: int, dataset: Dataset, lab_steps: dict[str, int]):
+        self.path, self.lock, self.lab_steps = path, Lock(), lab_steps
         self.same = {"bytes": max_bytes, "dataset_sha256": dataset.sha256}  # in every row of this file
         self.rows = read_lines(path)
 
-    def has(self, job: Job) -> bool:
-        """Raises SystemExit where a row of this name is of other settings: its differences would be of two kinds."""
+    def lengths(self, job: Job) -> list[str]:
+        """What is shortened with the steps of a run that is trained anew."""
+        changed = apply_settings(find_recipe(job.recipe), pairs_of(job.settings))
+        return settings_for(changed, job.steps / self.lab_steps[job.recipe])
+
+    def has(self, job: Job, weights: str | None = None) -> bool:
+        """Raises SystemExit where a row of this name is of other settings or weights: its differences would be of two kinds."""
         wanted = {"settings": list(job.settings), "steps": job.steps} | self.same
+        wanted |= {"lengths": self.lengths(job)} if weights is None else {"weights": weights}
         for row in self.rows:
             if (row["recipe"], row["technique"], row["way"], row["seed"], row["match"]) == job.key:
                 for key, value in wanted.items():
@@ -95,12 +102,19 @@ class Lines:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def milliseconds(self, job: Job) -> float:
-        """A step's time in the first of the step-matched runs, whatever its seed."""
-        wanted = (job.recipe, job.technique, job.way, "steps")
-        for row in self.rows:
-            if (row["recipe"], row["technique"], row["way"], row["match"]) == wanted:
-                return float(row["milliseconds_a_step"])
+        """Raises SystemExit where it is not known."""
+        wanted = (job.recipe, job.technique, job.way)
+        found = first_milliseconds(self.rows, *wanted)
+        if found is not None:
+            return found
         sys.exit(f"{job.technique or 'the base'} ({job.recipe}): no step-matched row yet; run --match steps first")
+
+
+def first_milliseconds(rows: list[dict[str, Any]], recipe: str, technique: str | None, way: str) -> float | None:
+    """A step's time in the first of the step-matched runs, whatever its seed; None where there is none."""
+    wanted = (recipe, technique, way, "steps")
+    found = (row["milliseconds_a_step"] for row in rows if (row["recipe"], row["technique"], row["way"], row["match"]) == wanted)
+    return next(found, None)
 
 
 def with_base(technique: Technique, recipe: str, way: str, settings: tuple[str, ...], seed: int, steps: int) -> tuple[Job, Job]:
@@ -142,16 +156,15 @@ def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, lin
     name = "-".join("".join(c if c.isalnum() else "_" for c in str(part)) for part in job.key)
     path: Path = options.runs / name
     shutil.rmtree(path, ignore_errors=True)
-    changed = apply_settings(find_recipe(job.recipe), pairs_of(job.settings))
-    lengths = settings_for(changed, job.steps / read_json(options.lab_steps)["steps"][job.recipe])
+    lengths = lines.lengths(job)
     sets = [word for item in (*job.settings, *lengths) for word in ("--set", item)]
     command = ["bytefit", "train", job.recipe, "--steps", str(job.steps), "--seed", str(job.seed), *sets]
     where = ["--data", str(options.data), "--out", str(path), "--json"]
     subprocess.run([sys.executable, "-m", *command, *where], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     folder = RunFolder(path)
     recipe = folder.read_recipe()
-    row = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "match": job.match, "seed": job.seed, "steps": job.steps}
-    row["settings"] = list(job.settings)
+    row: dict[str, Any] = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "match": job.match, "seed": job.seed}
+    row |= {"steps": job.steps, "settings": list(job.settings), "lengths": lengths}
     row["milliseconds_a_step"] = step_milliseconds(folder)
     row["float"] = bits_per_byte(folder, dataset, options.max_bytes, recipe.score.window, packed=False)
     if job.packed:
@@ -183,11 +196,17 @@ def bits_per_byte(folder: RunFolder, dataset: Dataset, max_bytes: int, window: i
     return score(model, tokens, dataset.byte_table, Full(window=window), torch.float32).bits_per_byte
 
 
+def weights_of(trained: Path) -> str:
+    """Which weights a folder holds: a digest of its last checkpoint."""
+    checkpoints = sorted((trained / "checkpoint").glob("step-*.safetensors"))
+    if not checkpoints:
+        sys.exit(f"{trained} holds no trained weights; make them with benchmarks/systems.py")
+    return hashlib.sha256(checkpoints[-1].read_bytes()).hexdigest()[:16]
+
+
 def repack(technique: Technique | None, recipe: str, seed: int, options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     """The systems' trained weights, packed in another way."""
     trained: Path = options.trained / f"systems-{recipe}-s{seed}"
-    if not (trained / "checkpoint" / "state.json").exists():
-        sys.exit(f"{trained} holds no trained weights; make them with benchmarks/systems.py")
     path = options.runs / f"pack-{recipe}-s{seed}"
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(trained / "checkpoint", path / "checkpoint")
@@ -240,10 +259,11 @@ def run_packing(options: argparse.Namespace, dataset: Dataset, lines: Lines, mad
                 name, way = (technique.name, technique.way) if technique else (None, "base")
                 settings = technique.change if technique else ()
                 job = Job(recipe, name, way, settings, True, seed, 0, "weights")
-                if lines.has(job):
+                weights = weights_of(options.trained / f"systems-{recipe}-s{seed}")
+                if lines.has(job, weights):
                     continue
                 row = {"recipe": recipe, "technique": name, "way": way, "match": "weights", "seed": seed, "steps": 0}
-                row |= {"settings": list(settings)} | repack(technique, recipe, seed, options, dataset)
+                row |= {"settings": list(settings), "weights": weights} | repack(technique, recipe, seed, options, dataset)
                 lines.add(row | lines.same | made_by)
                 print(f"{recipe} {name or 'as it is'}, seed {seed}: {row['packed']:.4f}", file=sys.stderr, flush=True)
 
@@ -266,8 +286,9 @@ def main() -> None:
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
     dataset = open_dataset(options.data)
+    lines = Lines(options.out, options.max_bytes, dataset, read_json(options.lab_steps)["steps"])
     do = run_training if options.what == "train" else run_packing
-    do(options, dataset, Lines(options.out, options.max_bytes, dataset), provenance())
+    do(options, dataset, lines, provenance())
 
 
 if __name__ == "__main__":

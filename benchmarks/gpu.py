@@ -1,7 +1,7 @@
 """Contest-size recipes on a GPU. ``benchmarks/gpu.sh`` calls it; a line of JSON a recipe.
 
 For each recipe: the loss of one batch on the GPU (bf16, bf16 compiled, fp32) against the CPU (fp32) with the same weights; then a few
-steps, timed, with what begins late in a run left out (fake quantisation, CROWN-Q, averages, replay); then a whole run: training for
+steps, timed, without what begins late in a run (late fake quantisation, CROWN-Q, replay); then a whole run: training for
 ``--seconds`` with torch.compile and bf16 (warm-up and compilation outside), packing into 16,000,000 bytes, scoring, a proof on a slice of
 text, the audit. One GPU takes fewer steps than the eight that the recipes' lengths were made for: warm-down, momentum warm-up, averages,
 annealing and replay are shortened with the steps that fit (``lengths.py``).
@@ -34,7 +34,7 @@ from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.files import read_json
 from bytefit.model.language_model import LanguageModel
 from bytefit.model.roles import MATRIX_ROLES, Role
-from bytefit.recipes import SYSTEMS, find_recipe
+from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.folder import RunFolder
 from bytefit.run.steps import fit_recipe_to, new_model
@@ -84,11 +84,13 @@ def losses(recipe: Recipe, dataset: Dataset, device: str) -> dict[str, float]:
     return found
 
 
-def timed_steps(name: str, options: argparse.Namespace) -> list[float]:
+def timed_steps(name: str, recipe: Recipe, options: argparse.Namespace) -> list[float]:
     """Seconds of each of ``--timed-steps`` steps in the main part of a run."""
     path = options.runs / f"gpu-{name}-{options.size}-timing"
     shutil.rmtree(path, ignore_errors=True)
-    late = ["train.fake_quant=null", "train.crown_q=null", "train.average=null", "train.replay=null"]
+    late = ["train.crown_q=null", "train.replay=null"]
+    if recipe.train.fake_quant is not None and not recipe.train.fake_quant.always:
+        late.append("train.fake_quant=null")
     command = ["bytefit", "train", name, "--size", options.size, "--steps", str(options.timed_steps + 1), "--seed", str(options.seed)]
     command += [word for setting in [*late, *options.set] for word in ("--set", setting)]
     subprocess.run([sys.executable, "-m", *command, "--data", str(options.data), "--out", str(path)], check=True)
@@ -136,14 +138,16 @@ def measure(name: str, options: argparse.Namespace, dataset: Dataset, device: st
         raise RuntimeError(f"the loss of one batch differs between CPU and {device} ({row['loss_of_one_batch']}); not trained")
     if device == "cuda":
         row["attention_ms"] = attention_milliseconds(recipe)
-    step = statistics.median(timed_steps(name, options))
-    steps = options.seconds / step
+    step = statistics.median(timed_steps(name, recipe, options))
+    steps = (options.seconds - recipe.train.reserve_seconds) / step
     path = options.runs / f"gpu-{name}-{options.size}-s{options.seed}-{made_by['commit'][:10]}"
-    lengths = settings_for(find_recipe(name, "full"), steps / SYSTEMS[name][1].steps) if options.size == "full" else []
+    shutil.rmtree(path, ignore_errors=True)
+    known = SYSTEMS[name.removesuffix(AS_SUBMITTED)][1]
+    lengths = settings_for(recipe, steps / known.steps) if options.size == "full" else []
     sets = [*lengths, f"score.max_bytes={options.max_bytes}", f"score.proof_bytes={options.proof_bytes}", *options.set]
     command = ["bytefit", "run", name, "--size", options.size, "--seconds", str(options.seconds), "--seed", str(options.seed)]
     command += [word for setting in sets for word in ("--set", setting)]
-    where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
+    where = ["--data", str(options.data), "--out", str(path), "--json"]
     done = subprocess.run([sys.executable, "-m", *command, *where], stdout=subprocess.PIPE, text=True)
     if not RunFolder(path).summary.exists():
         raise RuntimeError(f"{name} ended with code {done.returncode} before it had a summary; its own words stand above")

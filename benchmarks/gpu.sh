@@ -4,7 +4,7 @@
 #     benchmarks/gpu.sh SECONDS DATASET [options of benchmarks/gpu.py]
 #     benchmarks/gpu.sh 120 web
 #
-# Wants a PyTorch with CUDA in the environment (the variable PYTHON names another interpreter than python) and the package's other needs (pyproject.toml).
+# Wants a PyTorch with CUDA in the environment and the package's other needs (pyproject.toml).
 set -euo pipefail
 if [ $# -lt 2 ]; then
     sed -n '2,8s/^# \{0,1\}//p' "$0"
@@ -13,4 +13,4 @@ fi
 seconds=$1 data=$2
 shift 2
 cd "$(dirname "$0")/.."
-exec "${PYTHON:-python}" benchmarks/gpu.py --seconds "$seconds" --data "$data" "$@"
+exec python benchmarks/gpu.py --seconds "$seconds" --data "$data" "$@"

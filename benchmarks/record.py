@@ -23,13 +23,19 @@ def provenance() -> dict[str, Any]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """A file of one JSON document a line; the beginning of a line that was being written when everything stopped is taken out of it."""
+    """A file of one JSON document a line, to which lines may then be added: where everything stopped while a line was being written, its
+    beginning is taken out of the file."""
     if not path.exists():
         return []
     whole, newline, rest = path.read_text().rpartition("\n")
+    rows = [json.loads(line) for line in whole.splitlines()]
     if rest:
-        path.write_text(whole + newline)
-    return [json.loads(line) for line in whole.splitlines()]
+        try:
+            rows.append(json.loads(rest))
+            path.write_text(f"{whole}{newline}{rest}\n")
+        except ValueError:
+            path.write_text(whole + newline)
+    return rows
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ablation import first_milliseconds
 from plot import STYLE
 from scipy import stats
 from techniques import TECHNIQUES, Technique
@@ -33,17 +34,13 @@ class Effects:
         self.steps = self._differences(base, find("weights" if pack else "steps", name, way))
         longer = find("time", name, way)
         self.time = self._differences(base, longer) if longer else None
-        own = find("steps", name, way)
-        self.slower = None if pack or not base or not own else least(own) / least(base)
+        own_time, base_time = first_milliseconds(rows, recipe, name, way), first_milliseconds(rows, recipe, own_base, "base")
+        self.slower = None if own_time is None or base_time is None else own_time / base_time
         self.bytes = [own_row["artifact_bytes"] for own_row in find("weights", name, way).values()] if pack else []
 
     def _differences(self, base: dict[int, Record], own: dict[int, Record]) -> list[float]:
         sign = 1 if self.way == "in" else -1
         return [sign * (own[seed][self.judged] - base[seed][self.judged]) for seed in sorted(own) if seed in base]
-
-
-def least(rows: dict[int, Record]) -> float:
-    return min(row["milliseconds_a_step"] for row in rows.values())
 
 
 def interval(differences: list[float]) -> tuple[float, float, float]:

@@ -30,8 +30,9 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
         f"`{first['summary']['dataset_sha256'][:16]}`, the first {first['summary']['val_bytes']:,} bytes of validation text.",
         "",
         f"The clock is {first['seconds']:.0f} s on two cores, turned into steps: `python benchmarks/systems.py speed --data web` "
-        "measured every recipe's steps a second in turn, and the fastest round counts. The cap is 1,000,000 bytes with everything inside. "
-        "Bits per byte, lower is better; *packed* is of the artifact, *tax* what packing costs, *headline* the protocol that the system "
+        f"measured every recipe's steps a second in turn, {len(steps['rounds'])} rounds (`benchmarks/timed.py` says how they count). The "
+        "cap is 1,000,000 bytes with everything inside. Bits per byte, lower is better; *packed* is of the artifact, *tax* what packing "
+        "costs, *headline* the protocol that the system "
         "itself states. Means over the seeds, ± the standard deviation of the headline. Every run was proven by decoding and audited; the "
         "last column counts both.",
         "",

@@ -131,7 +131,7 @@ TRAINING = (
         both=(_set("train.fake_quant", None),),
         note="both without fake quantisation, which begins with it",
     ),
-    Technique("average of the weights (EMA)", "pr578", *_both("train.average", None, _EMA)),
+    Technique("average of the weights (EMA)", "pr578", *_both("train.average", None, _EMA), both=(_set("train.average", _EMA),)),
     Technique(
         "EMA blended with late snapshots",
         "pr693",

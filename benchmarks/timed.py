@@ -1,8 +1,9 @@
 """Runs that take as many steps as a clock allows on two idle cores: what ``systems.py`` and ``scaling.py`` have in common.
 
 A shared machine's speed changes from minute to minute, so ``speed`` first finds out how many steps each entry takes a second: short runs by
-the clock, all entries in turn, several rounds, nothing else running; the fastest round counts, since what disturbs a run only slows it.
-``run`` then trains for so many steps, which a busy machine cannot change. Calibration on training text is inside the clock.
+the clock, all entries in turn, several rounds, nothing else running. An entry's speed is its share of the mean speed of a round, the median
+of the rounds, times the mean of the fastest round: what changes from round to round is the machine's, the same for all. ``run`` then trains
+for so many steps, which a busy machine cannot change. Calibration on training text is inside the clock.
 
 One line of JSON a run is appended to ``--out``; runs that are there already are left out, and a run that was stopped goes on where it was.
 """
@@ -14,6 +15,7 @@ import itertools
 import json
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -62,25 +64,38 @@ class Entry:
 
 
 def measure_speed(entries: list[Entry], options: argparse.Namespace, made_by: dict[str, Any]) -> None:
-    """Steps a second of every entry, in turn, and the steps that fit its clock. What the file says stays; rounds are added to it."""
-    held = read_json(options.steps) if options.steps.exists() else {"steps_per_second": {}, "steps": {}, "seconds": {}, "made_by": {}}
-    rates: dict[str, list[float]] = {entry.name: [] for entry in entries}
-    for _, entry in itertools.product(range(options.rounds), entries):
-        path = options.runs / f"{options.steps.stem}-speed"
-        shutil.rmtree(path, ignore_errors=True)
-        command = ["bytefit", "train", entry.recipe, "--seconds", str(options.seconds), "--set", "train.reserve_seconds=0", *entry.words]
-        subprocess.run([sys.executable, "-m", *command, "--data", str(options.data), "--out", str(path)], check=True)
-        state = read_json(path / "checkpoint" / "state.json")
-        rates[entry.name].append(state["step"] / state["seconds"]["train"])
-        print(f"{entry.name}: {rates[entry.name][-1]:.3f} steps a second", file=sys.stderr, flush=True)
-        shutil.rmtree(path)
-    for entry in entries:
-        known = held["steps_per_second"].setdefault(entry.name, [])
-        known += rates[entry.name]
-        held["steps"][entry.name] = round(max(known) * entry.training_seconds)
-        held["seconds"][entry.name] = entry.seconds
-        held["made_by"][entry.name] = made_by
-    write(options.steps, held)
+    """Rounds of short runs, added to those in the file, and the steps that fit each entry's clock."""
+    held = read_json(options.steps) if options.steps.exists() else {"rounds": [], "steps": {}}
+    for _ in range(options.rounds):
+        rates: dict[str, float] = {}
+        for entry in entries:
+            path = options.runs / f"{options.steps.stem}-speed"
+            shutil.rmtree(path, ignore_errors=True)
+            command = [
+                "bytefit",
+                "train",
+                entry.recipe,
+                "--seconds",
+                str(options.seconds),
+                "--set",
+                "train.reserve_seconds=0",
+                *entry.words,
+            ]
+            subprocess.run([sys.executable, "-m", *command, "--data", str(options.data), "--out", str(path)], check=True)
+            state = read_json(path / "checkpoint" / "state.json")
+            rates[entry.name] = state["step"] / state["seconds"]["train"]
+            print(f"{entry.name}: {rates[entry.name]:.3f} steps a second", file=sys.stderr, flush=True)
+            shutil.rmtree(path)
+        held["rounds"].append(made_by | {"steps_per_second": rates})
+        speeds = undisturbed([turn["steps_per_second"] for turn in held["rounds"] if turn["steps_per_second"].keys() == rates.keys()])
+        held["steps"] |= {entry.name: round(speeds[entry.name] * entry.training_seconds) for entry in entries}
+        write(options.steps, held)
+
+
+def undisturbed(rounds: list[dict[str, float]]) -> dict[str, float]:
+    """Steps a second of every entry, from rounds that hold the same entries."""
+    means = [statistics.geometric_mean(rates.values()) for rates in rounds]
+    return {name: max(means) * statistics.median(r[name] / m for r, m in zip(rounds, means, strict=True)) for name in rounds[0]}
 
 
 def last_weights_bits_per_byte(folder: RunFolder, dataset: Dataset) -> float:
@@ -106,6 +121,7 @@ def measure(entry: Entry, seed: int, steps: int, options: argparse.Namespace, da
     row["audit"] = {verdict: [f["class"] for f in findings if f["verdict"] == verdict] for verdict in ("pass", "fail")}
     row["val_bpb_last"] = last_weights_bits_per_byte(folder, dataset)
     row["headline"] = folder.read_recipe().score.headline
+    row["dial"] = read_json(folder.pack)["dial"]
     summary = json.loads(done.stdout)
     summary.pop("sample")
     return row | {"summary": summary}
@@ -115,7 +131,14 @@ def run_entries(entries: list[Entry], options: argparse.Namespace, made_by: dict
     """Every entry with every seed, the seeds one after the other."""
     dataset, lock = open_dataset(options.data), Lock()
     steps = read_json(options.steps)["steps"]
-    done = {(row["name"], row["seed"]) for row in read_lines(options.out)}
+    done = set()
+    for row in read_lines(options.out):
+        done.add((row["name"], row["seed"]))
+        if row["name"] in steps and row["summary"]["steps"] != steps[row["name"]]:
+            sys.exit(
+                f"{options.out}: {row['name']}, seed {row['seed']}, took {row['summary']['steps']} steps, now it would take "
+                f"{steps[row['name']]} ({options.steps}); take that row out, or another --out"
+            )
     todo = [(entry, seed) for seed, entry in itertools.product(options.seeds, entries) if (entry.name, seed) not in done]
 
     def do(pair: tuple[Entry, int]) -> None:

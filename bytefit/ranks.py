@@ -11,7 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn
@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 Wait = Callable[[], object]
 LEAVES_TOGETHER = (0, 130)  # exit codes that all ranks have in common: done, and interrupted
+MOST_THREADS = 8
 PATIENCE = timedelta(hours=2)  # the others wait while the first rank packs
 
 
@@ -118,10 +119,12 @@ def leave_ranks() -> None:
 
 @contextmanager
 def all_cores(ranks: Ranks) -> Iterator[None]:
-    """Every core for what the first rank does while the others wait: ``torchrun`` leaves each rank one thread."""
+    """More cores for what the first rank does while the others wait: ``torchrun`` leaves each rank one thread. Not more than
+    ``MOST_THREADS``, because text is restored with as many as it was compressed with."""
     threads = torch.get_num_threads()
     if ranks.world > 1:
-        torch.set_num_threads(os.cpu_count() or threads)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(threads, min(cores, MOST_THREADS)))
     try:
         yield
     finally:
@@ -151,7 +154,8 @@ def end_process(code: int) -> NoReturn:
     if code in LEAVES_TOGETHER:
         leave_ranks()
     if dist.is_torchelastic_launched():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError, ValueError):  # the reader went away (| head)
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

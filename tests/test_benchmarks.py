@@ -99,6 +99,9 @@ def test_a_line_that_was_cut_off_is_made_again(tmp_path) -> None:
     with open(path, "a") as file:
         file.write('{"a": 3}\n')
     assert read_lines(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
+    path.write_text('{"a": 1}')
+    assert read_lines(path) == [{"a": 1}]
+    assert path.read_text() == '{"a": 1}\n'
     path.write_text('{"a"')
     assert read_lines(path) == []
     assert path.read_text() == ""
@@ -108,15 +111,17 @@ def test_rows_of_other_settings_are_refused(tmp_path, dataset) -> None:
     from ablation import Job, Lines
 
     job = Job("pr578", "XSA in the last blocks", "out", ("model.attention.exclusive=null",), False, 1, 200, "steps")
-    lines = Lines(tmp_path / "rows.jsonl", 1000, dataset)
+    lines = Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 1000})
     assert not lines.has(job)
     row = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "seed": 1, "match": "steps", "steps": 200}
-    lines.add(row | {"settings": list(job.settings)} | lines.same)
-    assert Lines(tmp_path / "rows.jsonl", 1000, dataset).has(job)
+    lines.add(row | {"settings": list(job.settings), "lengths": lines.lengths(job)} | lines.same)
+    assert Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 1000}).has(job)
     with pytest.raises(SystemExit, match="steps 200, not 300"):
         lines.has(Job(job.recipe, job.technique, job.way, job.settings, False, 1, 300, "steps"))
     with pytest.raises(SystemExit, match="bytes 1000, not 2000"):
-        Lines(tmp_path / "rows.jsonl", 2000, dataset).has(job)
+        Lines(tmp_path / "rows.jsonl", 2000, dataset, {"pr578": 1000}).has(job)
+    with pytest.raises(SystemExit, match="with lengths"):
+        Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 500}).has(job)
 
 
 def test_a_steps_time_counts_late_steps_too(tmp_path) -> None:
@@ -160,9 +165,23 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
             ("pr578", "smear gate", "out", out),
             ("baseline", None, "base", base),
             ("baseline", "smear gate", "in", into),
+            ("pr578", "average of the weights (EMA)", "base", base - 1),  # has a base of its own: without snapshots
+            ("pr578", "average of the weights (EMA)", "out", out - 1.1),
         ):
             rows.append(common | {"recipe": recipe, "technique": technique, "way": way, "seed": seed, "float": value, "packed": value})
-    page = [line for line in ablation_section(rows, tmp_path) if "smear gate" in line]
+    lines = ablation_section(rows, tmp_path)
+    assert any(line.startswith("| average of the weights (EMA) | out | pr578 | float | 2 | +0.0250 (") for line in lines)
+    page = [line for line in lines if "smear gate" in line]
     assert page[0].startswith("| smear gate | out | pr578 | float | 2 | -0.0750 (")
     assert page[1].startswith("| smear gate | in | baseline | float | 2 | -0.2000 (")
     assert (tmp_path / "ablation.svg").read_text().count("smear gate") == 2
+
+
+def test_speeds_do_not_depend_on_how_busy_the_machine_was() -> None:
+    """What slows a whole round down is the machine's; what disturbs one entry in one round is nobody's."""
+    from timed import undisturbed
+
+    rounds = [{"a": 4.0 * busy, "b": 2.0 * busy, "c": 8.0 * busy} for busy in (0.9, 1.0, 0.5, 0.7, 1.0)]
+    assert undisturbed(rounds) == pytest.approx({"a": 4.0, "b": 2.0, "c": 8.0})
+    rounds[2]["b"] = 0.1
+    assert undisturbed(rounds)["b"] == pytest.approx(2.0)

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+import bytefit.ranks as ranks_module
 from bytefit.ranks import Ranks, all_cores
 
 WORKER = """
@@ -36,6 +37,18 @@ def test_a_rank_that_fails_takes_the_others_with_it(tmp_path, how, code, said) -
     assert said in done.stderr
 
 
+@pytest.mark.parametrize(("code", "together"), [(0, True), (130, True), (1, False), (2, False)])
+def test_only_ranks_that_all_end_say_good_bye(monkeypatch, code, together) -> None:
+    """NCCL waits there for those who are in another operation; gloo does not, so the test above cannot show it."""
+    done = []
+    monkeypatch.setattr(ranks_module, "leave_ranks", lambda: done.append("left"))
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    monkeypatch.setattr("os._exit", done.append)
+    monkeypatch.setattr(sys, "exit", done.append)
+    ranks_module.end_process(code)
+    assert done[: 1 + together] == ["left"] * together + [code]
+
+
 def test_without_ranks_an_error_is_python_s_own() -> None:
     script = "from bytefit.ranks import run_process\nrun_process(lambda: int('x'))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -43,13 +56,14 @@ def test_without_ranks_an_error_is_python_s_own() -> None:
     assert "ValueError" in done.stderr
 
 
-def test_the_first_rank_has_every_core_while_the_others_wait(monkeypatch) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 5)
+@pytest.mark.parametrize(("cores", "used"), [(5, 5), (64, 8)])
+def test_the_first_rank_has_more_cores_while_the_others_wait(monkeypatch, cores, used) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(cores))
     threads = torch.get_num_threads()
     seen = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
     with all_cores(Ranks(0, 1, "cpu")):
         assert seen == []
     with all_cores(Ranks(0, 2, "cpu")):
-        assert seen == [5]
-    assert seen == [5, threads]
+        assert seen == [used]
+    assert seen == [used, threads]

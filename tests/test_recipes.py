@@ -209,5 +209,5 @@ def test_as_submitted_differs_in_what_really_ran_and_in_nothing_else(name, size)
 
 @pytest.mark.parametrize(("name", "ends"), [("pr128", 22), ("pr578", 10), ("pr606", 5), ("pr693", 10), ("pr1171", 5)])
 def test_smaller_sizes_round_to_the_codes_that_their_cap_leaves(name, ends) -> None:
-    """The dial that `systems.jsonl` found, not the contest's int6 or int5."""
+    """What the byte solver made of int6 and int5 at lab size (``dial`` in a run's pack.json), not the contest's ends."""
     assert find_recipe(name, "lab").train.fake_quant.highest == ends

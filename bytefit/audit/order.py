@@ -1,4 +1,5 @@
-"""Classes 1 to 14: what a score may depend on. The artifact itself is probed, under the protocols that the run used."""
+"""Classes 1 to 14: what a score may depend on. The artifact itself is probed, under the protocols that the run used, with shorter
+chunks and longer strides where a few windows would otherwise not show them or take minutes."""
 
 from __future__ import annotations
 
@@ -104,7 +105,7 @@ def read_from_rows(row: RowMaker, scorer: Scorer, protocol: ScoreProtocol, token
     last, temperature = min(protocol.window, len(tokens) - 1), 1.0
     if isinstance(protocol, Adapt | DocumentLora):
         last, temperature = min(protocol.chunk_tokens, last), protocol.temperature
-    targets = range(1, last + 1, -(-protocol.window // PROBE_ROWS))
+    targets = sorted({*range(1, last + 1, -(-protocol.window // PROBE_ROWS)), last})
     costs, worst, sums, vocab_size = scorer(tokens), 0.0, 0.0, 0
     for target in targets:
         probabilities = row(target, temperature)

@@ -87,7 +87,7 @@ def do_pack(options: argparse.Namespace) -> None:
     recipe = apply_settings(recipe, settings)
     if options.count_code:
         recipe = with_room_for_code(recipe)
-    packed = pack_step(folder, recipe, dataset, Ledger())
+    packed = pack_step(folder, recipe, dataset, Ledger(), join_ranks().device)
     write_json(folder.recipe, to_json(recipe))
     for of_another in (folder.score, folder.proof, folder.proof_text, folder.details, folder.summary, folder.audit, folder.report):
         of_another.unlink(missing_ok=True)

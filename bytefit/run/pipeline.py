@@ -28,7 +28,9 @@ from bytefit.run.steps import (
     train_step,
 )
 from bytefit.train.loop import LEDGER_ENTRIES
-from bytefit.train.machine import keep_freed_memory
+from bytefit.train.machine import describe_machine, keep_freed_memory
+
+HARDWARE = ("cpu", "cpu_capability", "threads", "gpu", "system")
 
 
 def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> dict[str, Any] | None:
@@ -120,8 +122,7 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
     """The keys that other programs rely on (docs/design.md), from the step files."""
     packed, scores, state = read_json(folder.pack), read_json(folder.score), read_json(folder.checkpoint / "state.json")
     proof = read_json(folder.proof) if folder.proof.exists() else {}
-    machine = dict(state["machine"])  # that trained; another may pack and score
-    hardware = {key: machine.pop(key) for key in ("cpu", "cpu_capability", "threads", "gpu", "system")}
+    hardware = {key: state["machine"][key] for key in HARDWARE}  # that trained; another may pack and score
     return {
         "recipe": recipe.name,
         "size": recipe.size,
@@ -149,6 +150,6 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         "tokenizer": {"vocab_size": dataset.tokenizer.vocab_size, "lossless": dataset.tokenizer.lossless},
         "dataset_sha256": dataset.sha256,
         "hardware": hardware,
-        "versions": machine,
+        "versions": {key: value for key, value in describe_machine().items() if key not in HARDWARE},
         "sample": read_json(folder.details)["samples"][0]["text"],
     }

@@ -50,6 +50,8 @@ from bytefit.train.choose import hold_out
 from bytefit.train.loop import build_loader, train
 from bytefit.train.step import plans_of
 
+STATISTICS_VERSION = 2  # of what calibration measures; earlier ones are measured again
+
 
 def fit_recipe_to(recipe: Recipe, dataset: Dataset, *, tell: bool = True) -> Recipe:
     """The recipe with the dataset's vocabulary size."""
@@ -119,7 +121,7 @@ def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: 
     if config is None:
         return {}
     gradients = recipe.pack.quant.needs_gradients
-    wanted = {"config": to_json(config), "gradients": gradients, "seed": recipe.seed}
+    wanted = {"version": STATISTICS_VERSION, "config": to_json(config), "gradients": gradients, "seed": recipe.seed}
     if isinstance(config.source, OwnText):
         wanted["text"] = hashlib.sha256(read_bytes(Path(config.source.path))).hexdigest()
     if fresh(folder.calibration, [folder.checkpoint / "state.json"]):
@@ -184,7 +186,7 @@ def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
 
 
 def say_where_training_aimed_elsewhere(recipe: Recipe, dial: float) -> None:
-    """A word where fake quantisation rounded to codes that are far from those which the budget leaves: then it was for nothing."""
+    """A word where fake quantisation rounded to codes that are far from those which the budget leaves."""
     aimed, grid = recipe.train.fake_quant, recipe.pack.quant.mlp.grid
     if aimed is None or not isinstance(grid, RowGrid) or grid.highest is None:
         return

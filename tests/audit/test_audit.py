@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from bytefit.audit import order
 from bytefit.audit.checklist import as_text, audit
@@ -26,7 +27,7 @@ from bytefit.quant.crown import CrownQConfig
 from bytefit.recipes import find_recipe
 from bytefit.run.folder import RunFolder
 from bytefit.run.pipeline import run
-from bytefit.score.adapt import DocumentLora
+from bytefit.score.adapt import Adapt, DocumentLora
 from bytefit.score.learner import Learner
 from bytefit.score.scorer import score
 from bytefit.score.windows import Full, Sliding
@@ -235,6 +236,32 @@ def test_a_dishonest_scorer_is_named(finished, dataset, monkeypatch, numbers, ch
     monkeypatch.setattr(order, "target_nats", lambda model, tokens, *rest: cheat(lambda t: real(model, t, *rest), tokens))
     found = verdicts(check_order(Evidence(finished, finished.read_recipe(), dataset)))
     assert all(found[number] == "fail" for number in numbers), found
+
+
+def test_long_windows_are_probed_with_fewer_of_them(finished, dataset) -> None:
+    """Strides and chunks are such that two windows hold several; a changed last target of a window is still seen."""
+    sliding, adapt = (
+        order.short(protocol) for protocol in (Sliding(window=2048, stride=64), Adapt(window=2048, stride=64, chunk_tokens=9999))
+    )
+    assert (sliding.stride, adapt.stride, adapt.chunk_tokens, adapt.epochs) == (128, 128, 1024, 1)
+    assert order.short(Sliding(window=512, stride=64)) == Sliding(window=512, stride=64)
+    run = Evidence(finished, finished.read_recipe(), dataset)
+    window = run.artifact.model.config.context
+    tokens = run.tokens[: window + 1]
+    row, protocol = order.row_maker(run.artifact.model, tokens), Full(window=window)
+    real = order.target_nats(run.artifact.model, tokens, protocol, torch.float32)
+    few = 0
+    for wrong in (None, 0, window - 1):
+        costs = real.copy()
+        if wrong is not None:
+            costs[wrong] -= 0.1
+        for rows in (order.PROBE_ROWS, 7):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(order, "PROBE_ROWS", rows)
+                answer = order.read_from_rows(row, lambda _, costs=costs: costs, protocol, tokens)
+            assert answer.holds == (wrong is None)
+            few += answer.evidence.startswith("8 costs")
+    assert few == 3
 
 
 def test_weights_that_scoring_leaves_changed_are_named(finished, dataset, monkeypatch) -> None:
