@@ -1,7 +1,8 @@
+"""What is packed comes back as it was quantised, whatever the grid, the codec and the options, and fits."""
+
 from __future__ import annotations
 
 import dataclasses
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -9,94 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from bytefit.artifact.codecs import CODECS, smallest
-from bytefit.artifact.container import Section, read_sections, write_container
+from bytefit.artifact.codecs import smallest
 from bytefit.artifact.load import parse_artifact
-from bytefit.artifact.pack import Packer, pack
+from bytefit.artifact.pack import Packer
 from bytefit.artifact.tokenizer_part import pack_tokenizer, unpack_tokenizer
 from bytefit.data.tokenizer import ByteTokenizer
 from bytefit.errors import UserError
 from bytefit.model.roles import Role
-from bytefit.quant.calibrate import collect
-from bytefit.quant.clip import Percentile, Searched, Sigmas
+from bytefit.quant.clip import Sigmas
 from bytefit.quant.codes import LogSteps, RowSteps
 from bytefit.quant.gptq import Gptq, Nearest
-from bytefit.quant.grid import EqualDamageGrid, RowGrid, StepGrid, integer_grid
+from bytefit.quant.grid import EqualDamageGrid, RowGrid, integer_grid
 from bytefit.quant.low_rank import LowRankConfig
-from bytefit.quant.prune import PruneConfig
-from bytefit.quant.quantise import BlockRule, MatrixQuant, QuantConfig, quantise_model
-from bytefit.recipes import find_recipe
-
-COARSE = MatrixQuant(grid=StepGrid(fineness=4.0))
-CODEC_NAMES = ["context", "zlib", "zstd", "lzma", "brotli"]
-GRIDS = [
-    integer_grid(2),
-    integer_grid(6),
-    integer_grid(8),
-    integer_grid(10),
-    RowGrid(lowest=-32, highest=31, clip=Percentile(share=0.99), scale_dtype="float32"),
-    RowGrid(lowest=-16, highest=15, clip=Searched()),
-    RowGrid(lowest=None, highest=None, levels=31, clip=Sigmas(k=12.0)),
-    StepGrid(fineness=6.0),
-    StepGrid(fineness=400.0),
-    EqualDamageGrid(trellis=0, row_factors=False),
-    EqualDamageGrid(trellis=4),
-    EqualDamageGrid(trellis=8, step=0.001),
-    EqualDamageGrid(trellis=8, rescale="rows and columns"),
-    EqualDamageGrid(trellis=0, rescale="none"),
-]
-
-
-def one_rule(quant: MatrixQuant) -> QuantConfig:
-    return QuantConfig(table=quant, attention=quant, mlp=quant, projection=quant, head=quant)
-
-
-EVERYTHING = QuantConfig(
-    table=MatrixQuant(grid=integer_grid(8)),
-    attention=MatrixQuant(grid=EqualDamageGrid(trellis=8)),
-    attention_out=MatrixQuant(grid=integer_grid(2), rounding=Gptq()),
-    mlp=MatrixQuant(grid=StepGrid(fineness=5.0), rounding=Gptq(order="ascending", downdate=False)),
-    projection=MatrixQuant(grid=RowGrid(lowest=None, highest=None, levels=31, clip=Sigmas(k=12.0))),
-    head=MatrixQuant(grid=EqualDamageGrid(trellis=0)),
-    block_rules=(BlockRule(role="mlp", blocks=(1,), quant=MatrixQuant(grid=EqualDamageGrid(trellis=4, rescale="rows and columns"))),),
-    gain_step=0.02,
-    prune=PruneConfig(share=0.05, min_size=200),
-    low_rank=LowRankConfig(rank=3, matrices=4),
-)
-
-
-def spread_out(recipe, dataset):
-    """An untrained model with spread-out weights: weights, infos, recipe, and what its matrices see."""
-    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, vocab_size=dataset.tokenizer.vocab_size))
-    torch.manual_seed(0)
-    model = recipe.model.build()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.copy_(torch.randn_like(p))
-    text = torch.from_numpy(dataset.train.read(0, 4 * 64).reshape(4, 64))
-    statistics = collect(model, [text], gradients=True)
-    infos = list(model.parameter_infos())
-    return {info.name: info.parameter.detach() for info in infos}, infos, recipe, statistics
-
-
-@pytest.fixture(scope="module")
-def tiny(dataset):
-    return spread_out(find_recipe("pocket", "tiny"), dataset)
-
-
-@pytest.fixture(scope="module")
-def rich(dataset):
-    """Side tables, a value embedding, an untied head."""
-    recipe = find_recipe("pr693", "tiny")
-    head = dataclasses.replace(recipe.model.head, tied=False)
-    bigram = dataclasses.replace(recipe.model.bigram, buckets=40)
-    return spread_out(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, head=head, bigram=bigram)), dataset)
-
-
-def packed(model, dataset, **changes):
-    weights, infos, recipe, statistics = model
-    config = dataclasses.replace(recipe.pack, **changes)
-    return pack(weights, infos, recipe.model, dataset.tokenizer, config, statistics=statistics, notes={"recipe": "test"})
+from bytefit.quant.quantise import BlockRule, MatrixQuant, quantise_model
+from tests.artifact.tools import COARSE, CODEC_NAMES, EVERYTHING, GRIDS, one_rule, packed
 
 
 def assert_loads_as_quantised(result, dataset) -> None:
@@ -281,150 +208,3 @@ def test_tokenizers_survive_packing(dataset, documents) -> None:
         assert again.token_bytes == tokenizer.token_bytes
         assert again.encode(documents[:5]) == tokenizer.encode(documents[:5])
     assert len(smallest(pack_tokenizer(dataset.tokenizer))[1]) < len(smallest(dataset.tokenizer.to_bytes())[1])
-
-
-@pytest.mark.parametrize("codec", CODECS.values(), ids=lambda codec: codec.name)
-def test_codecs_restore_and_refuse_bombs(codec) -> None:
-    for data in (b"", b"x", random.Random(0).randbytes(5000), bytes(1_000_000)):
-        assert codec.decompress(codec.compress(data), len(data)) == data
-    with pytest.raises(ValueError, match="promised"):
-        codec.decompress(codec.compress(bytes(1_000_000)), 1000)
-
-
-def _mutated(data: bytes, generator: random.Random) -> bytes:
-    """A copy with flipped bits, a cut, an insertion, a swap, a hole, or a changed number."""
-    changed = bytearray(data)
-    kind = generator.choice(["flip", "flip", "cut", "insert", "swap", "zero", "digit"])
-    at = generator.randrange(len(data))
-    if kind == "flip":
-        for _ in range(generator.choice([1, 1, 3, 20])):
-            changed[generator.randrange(len(data))] ^= 1 << generator.randrange(8)
-    elif kind == "cut":
-        del changed[at:]
-    elif kind == "insert":
-        changed[at:at] = generator.choice([generator.randbytes(4), generator.randbytes(100), b"[" * 30000, b'"', b"9" * 5000, b"-1"])
-    elif kind == "swap":
-        other = generator.randrange(len(data))
-        changed[at], changed[other] = changed[other], changed[at]
-    elif kind == "zero":
-        changed[at : at + 16] = bytes(len(changed[at : at + 16]))
-    else:
-        digits = [i for i, byte in enumerate(data) if chr(byte).isdigit()]
-        if digits:
-            changed[generator.choice(digits)] = ord(generator.choice("0123456789-.e"))
-    return bytes(changed)
-
-
-def _with_mutated_section(original: bytes, generator: random.Random) -> bytes:
-    """One section's *content* mutated and packed again with fitting sizes and checksums: what an attacker would send."""
-    sections = read_sections(original)
-    i = generator.choice([0, 0, 0, 1, 1, *range(len(sections))])  # mostly the config and the tokenizer
-    content = _mutated(sections[i].expand(1 << 30), generator)
-    codec = sections[i].codec if sections[i].codec.name == "stored" else CODECS["zlib"]
-    sections[i] = Section(sections[i].kind, codec, codec.compress(content), len(content))
-    return write_container(sections)
-
-
-@pytest.fixture(scope="module")
-def with_everything(rich, dataset) -> bytes:
-    """An artifact with every kind of section and of steps."""
-    result = packed(rich, dataset, budget_bytes=1_000_000, quant=EVERYTHING, codec="context", fit=False)
-    assert {"exponents", "low_rank", "head", "projection", "attention_out"} <= set(result.parts)
-    return result.data
-
-
-@pytest.mark.parametrize(("rich_one", "count"), [(False, 800), (True, 250)], ids=["simple", "everything"])
-@pytest.mark.parametrize("mutate", [_mutated, _with_mutated_section], ids=["damaged", "hostile"])
-def test_mutated_artifacts_give_clean_errors_only(tiny, dataset, with_everything, mutate, rich_one, count) -> None:
-    """2,100 mutated files in all: each loads or raises UserError with one line; nothing else escapes."""
-    original = with_everything if rich_one else packed(tiny, dataset, budget_bytes=12_000).data
-    generator = random.Random(7)
-    refused = 0
-    for _ in range(count):
-        try:
-            parse_artifact(mutate(original, generator))
-        except UserError as error:
-            refused += 1
-            assert len(str(error)) < 2000
-    assert refused > count // 2
-
-
-@pytest.mark.parametrize("rich_one", [False, True], ids=["simple", "everything"])
-def test_a_bomb_is_refused_before_it_is_expanded(tiny, dataset, with_everything, rich_one) -> None:
-    sections = read_sections(with_everything if rich_one else packed(tiny, dataset).data)
-    payload = CODECS["zstd"].compress(bytes(1 << 25))
-    for i, section in enumerate(sections):
-        bomb = Section(section.kind, CODECS["zstd"], payload, 1 << 25)
-        with pytest.raises(UserError, match="section claims 33,554,432 bytes"):
-            parse_artifact(write_container([*sections[:i], bomb, *sections[i + 1 :]]))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda d: b"PK\x03\x04" + d[4:], "magic"),
-        (lambda d: d[:5], "magic"),
-        (lambda d: d[:8] + b"\x63" + d[9:], "version is 99"),
-        (lambda d: d[:-100], "damaged|cut short"),
-        (lambda d: d[:50] + bytes([d[50] ^ 1]) + d[51:], "checksum"),
-        (lambda d: d[:-50] + bytes([d[-50] ^ 1]) + d[-49:], "mlp section is damaged"),
-    ],
-)
-def test_each_damage_is_named(tiny, dataset, change, message) -> None:
-    with pytest.raises(UserError, match=message):
-        read_sections(change(packed(tiny, dataset).data))
-
-
-def _with(sections: list[Section], kind: str, content: bytes | None) -> bytes:
-    """The file with one section's content replaced, or without it."""
-    kept = [section for section in sections if section.kind != kind]
-    if content is not None:
-        kept.append(Section(kind, CODECS["stored"], content, len(content)))
-    return write_container(kept)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    ["config", "tokenizer", "gains", "scales", "exponents", "low_rank", "table", "attention", "attention_out", "mlp", "projection", "head"],
-)
-def test_no_section_can_be_missing(with_everything, kind) -> None:
-    data = _with(read_sections(with_everything), kind, None)
-    if kind == "low_rank":  # corrections are optional, so nothing tells that they were there
-        parse_artifact(data)
-        return
-    with pytest.raises(UserError, match=kind):
-        parse_artifact(data)
-
-
-@pytest.mark.parametrize("kind", ["exponents", "low_rank", "head"])
-def test_no_section_can_be_left_over(tiny, dataset, with_everything, kind) -> None:
-    """A section of another model in a file that has no use for it."""
-    foreign = next(section for section in read_sections(with_everything) if section.kind == kind)
-    sections = read_sections(packed(tiny, dataset, quant=one_rule(COARSE)).data)
-    with pytest.raises(UserError, match=rf"{kind}|do not decode"):
-        parse_artifact(write_container([*sections, foreign]))
-
-
-@pytest.mark.parametrize(
-    ("kind", "change", "message"),
-    [
-        ("scales", lambda raw: raw[:-1], "scales section"),
-        ("scales", lambda raw: raw + b"\0", "scales section is longer|scales section claims"),
-        ("scales", lambda raw: b"\x07" + raw[1:], "unknown kind"),
-        ("scales", lambda raw: bytes([raw[0] | 0x20]) + raw[1:], "unknown kind"),
-        ("low_rank", lambda raw: raw[:5], "low_rank section is cut short"),
-        ("low_rank", lambda raw: b"", "low_rank section is cut short"),
-        ("low_rank", lambda raw: raw[:1] + b"\xff\xff" + raw[3:], "low_rank section is cut short"),
-        ("low_rank", lambda raw: raw[:3] + b"\0" + raw[4:], "rank 0"),
-        ("low_rank", lambda raw: raw[:3] + b"\xff" + raw[4:], "rank 255"),
-        ("gains", lambda raw: b"\2" + raw[1:], "gains section"),
-        ("gains", lambda raw: raw[:4], "gains section"),
-        ("gains", lambda raw: raw[:1] + b"\0\0\xc0\x7f" + raw[5:], "not finite"),
-        ("exponents", lambda raw: raw[:3], "do not decode"),
-    ],
-)
-def test_what_does_not_fit_is_named(with_everything, kind, change, message) -> None:
-    sections = read_sections(with_everything)
-    raw = next(section.expand(1 << 30) for section in sections if section.kind == kind)
-    with pytest.raises(UserError, match=message):
-        parse_artifact(_with(sections, kind, change(raw)))

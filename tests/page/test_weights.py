@@ -11,7 +11,7 @@ import pytest
 from bytefit.artifact.code_stream import LARGEST_CODE, encode_codes
 from bytefit.artifact.load import load_artifact
 from bytefit.recipes import find_recipe
-from tests.artifact.test_artifact import CODEC_NAMES, EVERYTHING, GRIDS, one_rule, packed, spread_out
+from tests.artifact.tools import CODEC_NAMES, EVERYTHING, GRIDS, one_rule, packed, spread_out
 from tests.page.artifacts import in_browser_codecs
 
 

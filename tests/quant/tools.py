@@ -1,18 +1,25 @@
-"""One matrix through the package's whole rounding, and inputs that are correlated and uneven as real ones are."""
+"""One matrix through the package's whole rounding, inputs that are correlated and uneven as real ones are, and a tiny model."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bytefit.data.tokenizer import ByteTokenizer
+from bytefit.model.language_model import LanguageModel
 from bytefit.model.roles import ParameterInfo, Role, parameter
 from bytefit.quant.codes import Codes
 from bytefit.quant.gptq import Nearest, Rounding
 from bytefit.quant.grid import Grid, StepGrid
 from bytefit.quant.metric import Metric
 from bytefit.quant.quantise import MatrixQuant, QuantConfig, QuantisedModel, quantise_model
+from bytefit.recipes import find_recipe
 
+TOKENIZER = ByteTokenizer()
+VOCAB = TOKENIZER.vocab_size
 COARSE = MatrixQuant(grid=StepGrid(fineness=4.0))
 
 
@@ -70,3 +77,13 @@ def uneven_inputs(count: int, cols: int, seed: int = 0, spread: float = 1.0) -> 
 def second_moment(X: np.ndarray) -> np.ndarray:
     """E[x xᵀ], as float32 holds it."""
     return (X.T @ X / len(X)).astype(np.float32)
+
+
+def tiny_model(recipe: str = "pocket", *, spread: float = 0.3, **model_changes: object) -> LanguageModel:
+    """Untrained, but with no weight at zero, so that gradients reach everything."""
+    torch.manual_seed(0)
+    model = dataclasses.replace(find_recipe(recipe, "tiny").model, vocab_size=VOCAB, **model_changes).build()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(spread * torch.randn_like(p))
+    return model.eval()
