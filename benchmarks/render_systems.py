@@ -54,15 +54,18 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
         full, flt = mean(found, "val_bpb_full"), mean(found, "val_bpb_float")
         proven = sum(bool(row["summary"]["proof_restored"]) for row in found)
         audited = sum(not row["audit"]["fail"] for row in found)
+        earlier = "" if all(row["summary"]["steps"] == steps["steps"][name] for row in found) else " †"
         sizes = [row["summary"]["artifact_bytes"] for row in found]
         size = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
         lines.append(
-            f"| {name} | {len(found)} | {summary['num_parameters']:,} | {summary['steps']:,} | {summary['tokens_seen'] / 1e6:.1f} "
+            f"| {name}{earlier} | {len(found)} | {summary['num_parameters']:,} | {summary['steps']:,} | {summary['tokens_seen'] / 1e6:.1f} "
             f"| {statistics.fmean(row['val_bpb_last'] for row in found):.4f} | {flt:.4f} | {full:.4f} | {full - flt:+.4f} "
             f"| {mean(found, 'val_bpb_sliding'):.4f} | {adapted} | **{statistics.fmean(headline):.4f}**{spread} | {size} "
             f"| {proven}, {audited} of {len(found)} |"
         )
     missing = [name for name in RECIPES if name not in by_system]
+    if any(" †" in line for line in lines):
+        lines += ["", "† Of an earlier count of steps, and of the recipe as it was then; to be measured again."]
     if missing:
         lines += ["", f"Not measured yet: {', '.join(missing)}."]
     lines += ["", *seconds_table(known, by_system), ""]

@@ -6,6 +6,7 @@ of the rounds, times the mean of the fastest round: what changes from round to r
 for so many steps, which a busy machine cannot change. Calibration on training text is inside the clock.
 
 One line of JSON a run is appended to ``--out``; runs that are there already are left out, and a run that was stopped goes on where it was.
+A row of another number of steps than ``speed`` says now is measured again and replaced.
 """
 
 from __future__ import annotations
@@ -109,6 +110,8 @@ def last_weights_bits_per_byte(folder: RunFolder, dataset: Dataset) -> float:
 
 def measure(entry: Entry, seed: int, steps: int, options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     path = options.runs / f"{options.out.stem}-{entry.name}-s{seed}"
+    if RunFolder(path).recipe.exists() and RunFolder(path).read_recipe().train.steps != steps:
+        shutil.rmtree(path)
     command = ["bytefit", "run", entry.recipe, "--steps", str(steps), "--seed", str(seed), "--set", "score.max_bytes=1000000", *entry.words]
     where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
     done = subprocess.run([sys.executable, "-m", *command, *where], capture_output=True, text=True)
@@ -127,25 +130,26 @@ def measure(entry: Entry, seed: int, steps: int, options: argparse.Namespace, da
     return row | {"summary": summary}
 
 
+def put_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to the file, in place of one of the same name and seed."""
+    others = [held for held in read_lines(path) if (held["name"], held["seed"]) != (row["name"], row["seed"])]
+    new = path.with_suffix(".new")
+    new.write_text("".join(json.dumps(held, ensure_ascii=False) + "\n" for held in [*others, row]))
+    new.replace(path)
+
+
 def run_entries(entries: list[Entry], options: argparse.Namespace, made_by: dict[str, Any]) -> None:
     """Every entry with every seed, the seeds one after the other."""
     dataset, lock = open_dataset(options.data), Lock()
     steps = read_json(options.steps)["steps"]
-    done = set()
-    for row in read_lines(options.out):
-        done.add((row["name"], row["seed"]))
-        if row["name"] in steps and row["summary"]["steps"] != steps[row["name"]]:
-            sys.exit(
-                f"{options.out}: {row['name']}, seed {row['seed']}, took {row['summary']['steps']} steps, now it would take "
-                f"{steps[row['name']]} ({options.steps}); take that row out, or another --out"
-            )
+    done = {(row["name"], row["seed"]) for row in read_lines(options.out) if row["summary"]["steps"] == steps.get(row["name"])}
     todo = [(entry, seed) for seed, entry in itertools.product(options.seeds, entries) if (entry.name, seed) not in done]
 
     def do(pair: tuple[Entry, int]) -> None:
         entry, seed = pair
         row = measure(entry, seed, steps[entry.name], options, dataset) | {key: made_by[key] for key in ("commit", "machine")}
-        with lock, open(options.out, "a") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        with lock:
+            put_row(options.out, row)
         summary = row["summary"]
         print(f"{entry.name}, seed {seed}: {summary['val_bpb']:.4f}, {summary['artifact_bytes']:,} bytes", file=sys.stderr, flush=True)
 

@@ -185,3 +185,13 @@ def test_speeds_do_not_depend_on_how_busy_the_machine_was() -> None:
     assert undisturbed(rounds) == pytest.approx({"a": 4.0, "b": 2.0, "c": 8.0})
     rounds[2]["b"] = 0.1
     assert undisturbed(rounds)["b"] == pytest.approx(2.0)
+
+
+def test_a_row_that_is_measured_again_replaces_the_old_one(tmp_path) -> None:
+    from record import read_lines
+    from timed import put_row
+
+    path = tmp_path / "rows.jsonl"
+    for name, seed, value in (("a", 1, 1.0), ("b", 1, 2.0), ("a", 2, 3.0), ("a", 1, 4.0)):
+        put_row(path, {"name": name, "seed": seed, "value": value})
+    assert [(row["name"], row["seed"], row["value"]) for row in read_lines(path)] == [("b", 1, 2.0), ("a", 2, 3.0), ("a", 1, 4.0)]
