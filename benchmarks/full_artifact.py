@@ -2,8 +2,9 @@
 
     python benchmarks/full_artifact.py --data web --steps 30
 
-Everything is the recipe's but what would take a CPU days: tokens a step, windows of calibration, text to score and to prove, and the
-chunks learned from, so that there are several of them in so little text. That it works is what is shown, not how good the model is.
+Everything is the recipe's but what would take a CPU days: tokens a step, windows of calibration, text to score and to prove, the chunks
+learned from, so that there are several of them in so little text, and what counts in steps, which is shortened with the steps. That it
+works is what is shown, not how good the model is.
 """
 
 from __future__ import annotations
@@ -17,18 +18,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lengths import settings_for
 from record import provenance, write
 
 from bytefit.artifact.load import load_artifact
 from bytefit.files import read_json
-from bytefit.recipes import find_recipe
+from bytefit.recipes import SYSTEMS, find_recipe
 from bytefit.run.folder import RunFolder
 
 
-def settings_of(name: str) -> list[str]:
+def settings_of(name: str, steps: int) -> list[str]:
     recipe = find_recipe(name, "full")
     window = recipe.train.seq_len
     settings = [
+        *settings_for(recipe, steps / SYSTEMS[name][1].steps),
         f"train.batch_tokens={2 * window}",
         f"train.micro_batch_tokens={window}",
         "train.compile=false",
@@ -47,7 +50,7 @@ def settings_of(name: str) -> list[str]:
 def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     path = options.runs / f"full_artifact-{name}"
     command = ["bytefit", "run", name, "--size", "full", "--steps", str(options.steps), "--seed", "1"]
-    command += [word for setting in settings_of(name) for word in ("--set", setting)]
+    command += [word for setting in settings_of(name, options.steps) for word in ("--set", setting)]
     where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
     done = subprocess.run([sys.executable, "-m", *command, *where], stdout=subprocess.PIPE, text=True, check=True)
     subprocess.run([sys.executable, "-m", "bytefit", "audit", str(path)], stdout=subprocess.DEVNULL)

@@ -53,11 +53,8 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
     def step(result: Path, sources: list[Path], entries: tuple[str, ...], do: Callable[[], Any]) -> None:
         """Do a step unless its result is there, and keep its seconds (of the last time, where it is done again)."""
         if not fresh(result, sources):
-            calibrated = ledger.seconds["calibrate"]
             ledger.seconds |= dict.fromkeys(entries, 0.0)
             do()
-            if "calibrate" in entries and not ledger.seconds["calibrate"]:
-                ledger.seconds["calibrate"] = calibrated  # the calibration still held and was not made again
             write_json(folder.ledger, ledger.seconds)
 
     def pack_it() -> None:

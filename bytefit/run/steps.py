@@ -50,8 +50,6 @@ from bytefit.train.choose import hold_out
 from bytefit.train.loop import build_loader, train
 from bytefit.train.step import plans_of
 
-STATISTICS_VERSION = 2  # of what calibration measures; earlier ones are measured again
-
 
 def fit_recipe_to(recipe: Recipe, dataset: Dataset, *, tell: bool = True) -> Recipe:
     """The recipe with the dataset's vocabulary size."""
@@ -121,19 +119,20 @@ def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: 
     if config is None:
         return {}
     gradients = recipe.pack.quant.needs_gradients
-    wanted = {"version": STATISTICS_VERSION, "config": to_json(config), "gradients": gradients, "seed": recipe.seed}
+    wanted = {"config": to_json(config), "gradients": gradients, "seed": recipe.seed}
     if isinstance(config.source, OwnText):
         wanted["text"] = hashlib.sha256(read_bytes(Path(config.source.path))).hexdigest()
     if fresh(folder.calibration, [folder.checkpoint / "state.json"]):
         held = load_statistics(folder.calibration)
-        if held is not None and held[1] == wanted:
+        if held is not None and isinstance(held[1], dict) and held[1].get("wanted") == wanted:
+            ledger.add({"calibrate": held[1]["seconds"]})  # whoever measured may have been stopped before it wrote a ledger
             return held[0]
-    model = trained_model(folder, recipe).to(device)
+    model, before = trained_model(folder, recipe).to(device), ledger.read("calibrate")
     with ledger.measure("calibrate"):
         batches = _batches(model, config, recipe, dataset, ledger)
         bar = progress_bar(batches, total=-(-config.windows // config.batch_windows), desc="calibrating", unit=" batches")
         statistics = collect(model, bar, gradients=gradients, seed=recipe.seed)
-    save_statistics(folder.calibration, statistics, wanted)
+    save_statistics(folder.calibration, statistics, {"wanted": wanted, "seconds": ledger.read("calibrate") - before})
     return statistics
 
 
