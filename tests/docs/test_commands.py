@@ -26,7 +26,8 @@ from tests.docs.pages import PAGES, ROOT, benchmarks_of, blocks_of, commands_of,
 from tests.hub.conftest import NAME, contest_hub, fake_hub  # noqa: F401
 from tests.hub.fake_hub import FakeHub
 
-QUICK = ["--size", "tiny", "--steps", "6", "--set", "score.max_bytes=1500", "--set", "score.proof_bytes=100"]
+# Twelve steps: the last of them have less than a fifth of the learning rate, where snapshots are taken.
+QUICK = ["--size", "tiny", "--steps", "12", "--set", "score.max_bytes=1500", "--set", "score.proof_bytes=100"]
 SIZES = {"--size", "--seconds", "--steps", "--bytes"}  # options of run and train that say how large it gets
 SHELL = {"|", ">", "&&"}
 ELSEWHERE = {
