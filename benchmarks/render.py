@@ -226,13 +226,14 @@ def main() -> None:
     if embedded:
         lines += pocket_section("`pocket` on the embedded corpus (`make demo`)", embedded)
     systems, ablation, gpu = read_lines("systems"), read_lines("ablation"), read_lines("gpu")
+    steps = json.loads((RESULTS / "systems_steps.json").read_text())
     if systems:
-        lines += systems_section(systems, read("systems_steps") or {})
+        lines += systems_section(systems, steps)
     peers = read("peers")
     if peers:
         lines += peers_section(peers)
     for name in SYSTEMS:
-        write_between(ROOT / "docs" / "systems" / f"{name}.md", "figures", system_figures(name, systems, gpu))
+        write_between(ROOT / "docs" / "systems" / f"{name}.md", "figures", system_figures(name, systems, steps, gpu))
     scaling = read_lines("scaling")
     if scaling:
         lines += scaling_section(scaling, ROOT / "docs" / "pictures")

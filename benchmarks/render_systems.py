@@ -54,22 +54,30 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
         full, flt = mean(found, "val_bpb_full"), mean(found, "val_bpb_float")
         proven = sum(bool(row["summary"]["proof_restored"]) for row in found)
         audited = sum(not row["audit"]["fail"] for row in found)
-        earlier = "" if all(row["summary"]["steps"] == steps["steps"][name] for row in found) else " †"
         sizes = [row["summary"]["artifact_bytes"] for row in found]
         size = f"{min(sizes):,}" if min(sizes) == max(sizes) else f"{min(sizes):,} to {max(sizes):,}"
         lines.append(
-            f"| {name}{earlier} | {len(found)} | {summary['num_parameters']:,} | {summary['steps']:,} | {summary['tokens_seen'] / 1e6:.1f} "
+            f"| {name}{dagger(found, steps)} | {len(found)} | {summary['num_parameters']:,} | {summary['steps']:,} "
+            f"| {summary['tokens_seen'] / 1e6:.1f} "
             f"| {statistics.fmean(row['val_bpb_last'] for row in found):.4f} | {flt:.4f} | {full:.4f} | {full - flt:+.4f} "
             f"| {mean(found, 'val_bpb_sliding'):.4f} | {adapted} | **{statistics.fmean(headline):.4f}**{spread} | {size} "
             f"| {proven}, {audited} of {len(found)} |"
         )
     missing = [name for name in RECIPES if name not in by_system]
     if any(" †" in line for line in lines):
-        lines += ["", "† Of an earlier count of steps, and of the recipe as it was then; to be measured again."]
+        lines += ["", EARLIER]
     if missing:
         lines += ["", f"Not measured yet: {', '.join(missing)}."]
     lines += ["", *seconds_table(known, by_system), ""]
     return lines
+
+
+EARLIER = "† Of an earlier count of steps, and of the recipe as it was then; to be measured again."
+
+
+def dagger(rows: list[Record], steps: Record) -> str:
+    """A mark where a row of one system took other steps than its clock gives it now."""
+    return "" if all(row["summary"]["steps"] == steps["steps"][row["name"]] for row in rows) else " †"
 
 
 def peers_section(record: Record) -> list[str]:
@@ -106,11 +114,12 @@ def seconds_table(known: list[str], by_system: dict[str, list[Record]]) -> list[
     return lines
 
 
-def system_figures(name: str, rows: list[Record], gpu: list[Record]) -> str:
+def system_figures(name: str, rows: list[Record], steps: Record, gpu: list[Record]) -> str:
     """The table of one system's page: both forms beside each other, means over the seeds."""
     lines = []
     for form in (name, name + AS_SUBMITTED):
-        found = [row["summary"] | {"last": row["val_bpb_last"]} for row in rows if row["name"] == form]
+        of_form = [row for row in rows if row["name"] == form]
+        found = [row["summary"] | {"last": row["val_bpb_last"]} for row in of_form]
         if not found:
             continue
 
@@ -120,7 +129,7 @@ def system_figures(name: str, rows: list[Record], gpu: list[Record]) -> str:
 
         keys = ("last", "val_bpb_float", "val_bpb_full", "val_bpb_sliding", "val_bpb_adapted", "val_bpb")
         sizes = [summary["artifact_bytes"] for summary in found]
-        lines.append(f"| {form} | {len(found)} | " + " | ".join(mean(key) for key in keys) + f" | {max(sizes):,} |")
+        lines.append(f"| {form}{dagger(of_form, steps)} | {len(found)} | " + " | ".join(mean(key) for key in keys) + f" | {max(sizes):,} |")
     measured = any(row["recipe"] == name and row["size"] == "full" and row["machine"]["gpu"] for row in gpu)
     at_full = "see [results](../results.md#systems-at-contest-size)" if measured else "not measured"
     if not lines:
@@ -132,6 +141,7 @@ def system_figures(name: str, rows: list[Record], gpu: list[Record]) -> str:
             "| form | seeds | last weights | averaged | packed | sliding | learning | headline | most bytes |",
             "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
             *lines,
+            *(["", EARLIER] if any(" †" in line for line in lines) else []),
             "",
             "Means over the seeds. The published figures above are of eight GPUs, other text and tokenizer, and sixteen times the bytes: "
             "what can be compared is the order of forms and what each step changes, not the level. "

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from bytefit.recipes import find_recipe
-from tests.artifact.tools import spread_out
+from tests.artifact.tools import rich_model, spread_out
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +13,4 @@ def tiny(dataset):
 
 @pytest.fixture(scope="module")
 def rich(dataset):
-    """Side tables, a value embedding, an untied head."""
-    recipe = find_recipe("pr693", "tiny")
-    head = dataclasses.replace(recipe.model.head, tied=False)
-    bigram = dataclasses.replace(recipe.model.bigram, buckets=40)
-    return spread_out(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, head=head, bigram=bigram)), dataset)
+    return rich_model(dataset)

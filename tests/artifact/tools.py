@@ -14,6 +14,7 @@ from bytefit.quant.grid import EqualDamageGrid, RowGrid, StepGrid, integer_grid
 from bytefit.quant.low_rank import LowRankConfig
 from bytefit.quant.prune import PruneConfig
 from bytefit.quant.quantise import BlockRule, MatrixQuant, QuantConfig
+from bytefit.recipes import find_recipe
 
 COARSE = MatrixQuant(grid=StepGrid(fineness=4.0))
 CODEC_NAMES = ["context", "zlib", "zstd", "lzma", "brotli"]
@@ -65,6 +66,14 @@ def spread_out(recipe, dataset):
     statistics = collect(model, [text], gradients=True)
     infos = list(model.parameter_infos())
     return {info.name: info.parameter.detach() for info in infos}, infos, recipe, statistics
+
+
+def rich_model(dataset):
+    """Side tables, a value embedding, an untied head."""
+    recipe = find_recipe("pr693", "tiny")
+    head = dataclasses.replace(recipe.model.head, tied=False)
+    bigram = dataclasses.replace(recipe.model.bigram, buckets=40)
+    return spread_out(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, head=head, bigram=bigram)), dataset)
 
 
 def packed(model, dataset, **changes):

@@ -10,8 +10,7 @@ import pytest
 
 from bytefit.artifact.code_stream import LARGEST_CODE, encode_codes
 from bytefit.artifact.load import load_artifact
-from bytefit.recipes import find_recipe
-from tests.artifact.tools import CODEC_NAMES, EVERYTHING, GRIDS, one_rule, packed, spread_out
+from tests.artifact.tools import CODEC_NAMES, EVERYTHING, GRIDS, one_rule, packed, rich_model
 from tests.page.artifacts import in_browser_codecs
 
 
@@ -69,10 +68,7 @@ def test_what_does_not_decode_is_refused(node, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def rich(dataset):
-    recipe = find_recipe("pr693", "tiny")
-    head = dataclasses.replace(recipe.model.head, tied=False)
-    bigram = dataclasses.replace(recipe.model.bigram, buckets=40)
-    return spread_out(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, head=head, bigram=bigram)), dataset)
+    return rich_model(dataset)
 
 
 def test_weights_of_every_grid_and_codec(node, rich, dataset, tmp_path) -> None:
