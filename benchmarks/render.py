@@ -236,7 +236,7 @@ def main() -> None:
         write_between(ROOT / "docs" / "systems" / f"{name}.md", "figures", system_figures(name, systems, steps, gpu))
     scaling = read_lines("scaling")
     if scaling:
-        lines += scaling_section(scaling, ROOT / "docs" / "pictures")
+        lines += scaling_section(scaling, [row for row in systems if row["name"] == "pocket"], ROOT / "docs" / "pictures")
     if ablation:
         lines += ablation_section(ablation, ROOT / "docs" / "pictures")
     lines += gpu_section(gpu)

@@ -9,7 +9,7 @@ from typing import Any
 
 from plot import chart
 
-from bytefit.recipes import AS_SUBMITTED, RECIPES, SYSTEMS
+from bytefit.recipes import AS_SUBMITTED, RECIPES, SYSTEMS, find_recipe
 
 Record = dict[str, Any]
 LEDGER = ("train", "average", "calibrate", "fit", "encode", "score", "adapt", "prove")
@@ -150,44 +150,46 @@ def system_figures(name: str, rows: list[Record], steps: Record, gpu: list[Recor
     )
 
 
-def scaling_section(rows: list[Record], pictures: Path) -> list[str]:
-    """L(N), and bits per byte against training seconds."""
-    by_name: dict[str, list[Record]] = defaultdict(list)
-    for row in rows:
-        by_name[row["name"]].append(row)
-    first = rows[0]
+def scaling_section(rows: list[Record], of_systems: list[Record], pictures: Path) -> list[str]:
+    """L(N), and bits per byte against training seconds; ``of_systems`` are the rows of ``pocket`` in the table of systems."""
+    points: dict[tuple[int, float], list[Record]] = defaultdict(list)
+    for row in sorted([*of_systems, *rows], key=lambda row: (row["summary"]["budget_bytes"], row["seconds"])):
+        points[row["summary"]["budget_bytes"], row["seconds"]].append(row)
     commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
+    standard = find_recipe("pocket").model.dim
     lines = [
         "## Bytes and seconds",
         "",
-        f"`python benchmarks/scaling.py run --data web` at commit {commits}; {first['machine']['cpu']}. `pocket`, its width chosen for "
-        "the cap, everything else the same; steps of a clock on two cores; the headline protocol; means over the seeds.",
+        f"`python benchmarks/scaling.py run --data web` at commit {commits}; {rows[0]['machine']['cpu']}. `pocket`, its width chosen for "
+        "the cap, everything else the same; steps of a clock on two cores; the headline protocol; means over the seeds. A million bytes "
+        f"and {of_systems[0]['seconds']:.0f} s are the rows of the table of systems.",
         "",
         "![bits per byte against artifact bytes](pictures/bytes.svg) ![and against training seconds](pictures/seconds.svg)",
         "",
-        "| run | seeds | training s | width | parameters | steps | float | packed | sliding | headline | bytes |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| cap | training s | seeds | width | parameters | steps | float | packed | sliding | headline | bytes | audit: fail |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    points: dict[str, list[tuple[float, float]]] = {"bytes": [], "seconds": []}
-    for name, found in by_name.items():
+    drawn: dict[str, list[tuple[float, float]]] = {"bytes": [], "seconds": []}
+    for (budget, seconds), found in points.items():
         summaries = [row["summary"] for row in found]
         means = [statistics.fmean(s[key] for s in summaries) for key in ("val_bpb_float", "val_bpb_full", "val_bpb_sliding", "val_bpb")]
         summary, size = summaries[0], max(s["artifact_bytes"] for s in summaries)
-        width = next((word.split("=")[1] for word in found[0]["command"].split() if word.startswith("model.dim=")), "192")
+        width = next((word.split("=")[1] for word in found[0]["command"].split() if word.startswith("model.dim=")), standard)
+        fails = sorted({number for row in found for number in row["audit"]["fail"]})
         lines.append(
-            f"| {name} | {len(found)} | {found[0]['seconds']:.0f} | {width} | {summary['num_parameters']:,} | {summary['steps']:,} | "
+            f"| {budget:,} | {seconds:.0f} | {len(found)} | {width} | {summary['num_parameters']:,} | {summary['steps']:,} | "
             + " | ".join(f"{value:.4f}" for value in means)
-            + f" | {size:,} |"
+            + f" | {size:,} | {', '.join(map(str, fails)) or 'none'} |"
         )
-        if found[0]["seconds"] == first["seconds"]:
-            points["bytes"].append((summary["budget_bytes"], means[-1]))
-        if summary["budget_bytes"] == 1_000_000:
-            points["seconds"].append((found[0]["seconds"], means[-1]))
+        if seconds == of_systems[0]["seconds"]:
+            drawn["bytes"].append((budget, means[-1]))
+        if budget == of_systems[0]["summary"]["budget_bytes"]:
+            drawn["seconds"].append((seconds, means[-1]))
     axes = {"bytes": "artifact bytes", "seconds": "training seconds on two cores"}
     for name, axis in axes.items():
-        if len(points[name]) > 1:
-            drawn = chart(f"pocket, bits per byte against {axis}", {"headline": points[name]}, x=axis, y="bits per byte", log_x=True)
-            (pictures / f"{name}.svg").write_text(drawn)
+        if len(drawn[name]) > 1:
+            svg = chart(f"pocket, bits per byte against {axis}", {"headline": drawn[name]}, x=axis, y="bits per byte", log_x=True)
+            (pictures / f"{name}.svg").write_text(svg)
     return [*lines, ""]
 
 

@@ -39,6 +39,7 @@ from bytefit.score.windows import Full
 from bytefit.train.checkpoint import load_checkpoint
 
 CONTEST_SECONDS = 600
+SYSTEMS_STEPS = Path("benchmarks/results/systems_steps.json")
 
 
 @dataclass(frozen=True)
@@ -64,33 +65,37 @@ class Entry:
         return [word for setting in self.settings for word in ("--set", setting)]
 
 
-def measure_speed(entries: list[Entry], options: argparse.Namespace, made_by: dict[str, Any]) -> None:
-    """Rounds of short runs, added to those in the file, and the steps that fit each entry's clock."""
+def measure_speed(entries: list[Entry], beside: Entry | None, options: argparse.Namespace, made_by: dict[str, Any]) -> None:
+    """Rounds of short runs, added to those in the file, and the steps that fit each entry's clock.
+
+    What differs by its clock alone is measured once. ``beside`` is an entry of the table of systems: it is measured too, and the others are
+    as much faster or slower than its steps there as they are than its speed here.
+    """
     held = read_json(options.steps) if options.steps.exists() else {"rounds": [], "steps": {}}
+    alike: dict[tuple[str, tuple[str, ...]], Entry] = {}
+    for entry in [beside, *entries] if beside else entries:
+        alike.setdefault((entry.recipe, entry.settings), entry)
     for _ in range(options.rounds):
-        rates: dict[str, float] = {}
-        for entry in entries:
-            path = options.runs / f"{options.steps.stem}-speed"
-            shutil.rmtree(path, ignore_errors=True)
-            command = [
-                "bytefit",
-                "train",
-                entry.recipe,
-                "--seconds",
-                str(options.seconds),
-                "--set",
-                "train.reserve_seconds=0",
-                *entry.words,
-            ]
-            subprocess.run([sys.executable, "-m", *command, "--data", str(options.data), "--out", str(path)], check=True)
-            state = read_json(path / "checkpoint" / "state.json")
-            rates[entry.name] = state["step"] / state["seconds"]["train"]
-            print(f"{entry.name}: {rates[entry.name]:.3f} steps a second", file=sys.stderr, flush=True)
-            shutil.rmtree(path)
+        rates = {entry.name: steps_per_second(entry, options) for entry in alike.values()}
         held["rounds"].append(made_by | {"steps_per_second": rates})
         speeds = undisturbed([turn["steps_per_second"] for turn in held["rounds"] if turn["steps_per_second"].keys() == rates.keys()])
-        held["steps"] |= {entry.name: round(speeds[entry.name] * entry.training_seconds) for entry in entries}
+        scale = read_json(SYSTEMS_STEPS)["steps"][beside.name] / beside.training_seconds / speeds[beside.name] if beside else 1.0
+        for entry in entries:
+            held["steps"][entry.name] = round(scale * speeds[alike[entry.recipe, entry.settings].name] * entry.training_seconds)
         write(options.steps, held)
+
+
+def steps_per_second(entry: Entry, options: argparse.Namespace) -> float:
+    """Of a short run by the clock."""
+    path = options.runs / f"{options.steps.stem}-speed"
+    shutil.rmtree(path, ignore_errors=True)
+    command = ["bytefit", "train", entry.recipe, "--seconds", str(options.seconds), "--set", "train.reserve_seconds=0", *entry.words]
+    subprocess.run([sys.executable, "-m", *command, "--data", str(options.data), "--out", str(path)], check=True)
+    state = read_json(path / "checkpoint" / "state.json")
+    shutil.rmtree(path)
+    rate: float = state["step"] / state["seconds"]["train"]
+    print(f"{entry.name}: {rate:.3f} steps a second", file=sys.stderr, flush=True)
+    return rate
 
 
 def undisturbed(rounds: list[dict[str, float]]) -> dict[str, float]:
@@ -162,7 +167,7 @@ def run_entries(entries: list[Entry], options: argparse.Namespace, made_by: dict
             sys.exit(f"{error or 'stopped'}\nwhat is finished is kept; start it again to go on")
 
 
-def main(entries: list[Entry], name: str, description: str | None) -> None:
+def main(entries: list[Entry], name: str, description: str | None, beside: Entry | None = None) -> None:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "run"))
     parser.add_argument("--data", type=Path, required=True, help="dataset folder")
@@ -178,4 +183,7 @@ def main(entries: list[Entry], name: str, description: str | None) -> None:
     options = parser.parse_args()
     options.runs.mkdir(parents=True, exist_ok=True)
     chosen = [entry for entry in entries if options.only is None or entry.name in options.only]
-    (measure_speed if options.what == "speed" else run_entries)(chosen, options, provenance())
+    if options.what == "speed":
+        measure_speed(chosen, beside, options, provenance())
+    else:
+        run_entries(chosen, options, provenance())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -185,6 +187,43 @@ def test_speeds_do_not_depend_on_how_busy_the_machine_was() -> None:
     assert undisturbed(rounds) == pytest.approx({"a": 4.0, "b": 2.0, "c": 8.0})
     rounds[2]["b"] = 0.1
     assert undisturbed(rounds)["b"] == pytest.approx(2.0)
+
+
+def test_speeds_beside_a_system_follow_its_steps(tmp_path, monkeypatch) -> None:
+    """The entry beside them took twice its steps here, so that the others take half of what was measured; alike ones are measured once."""
+    import timed
+
+    rates, asked = {"whole": 8.0, "small": 16.0}, []
+    monkeypatch.setattr(timed, "steps_per_second", lambda entry, options: asked.append(entry.name) or rates[entry.name])
+    monkeypatch.setattr(timed, "SYSTEMS_STEPS", tmp_path / "systems.json")
+    timed.SYSTEMS_STEPS.write_text('{"steps": {"whole": 1200}}')
+    entries = [timed.Entry("small", "baseline", ("model.dim=96",)), timed.Entry("75 s", "baseline", seconds=75.0)]
+    options = argparse.Namespace(steps=tmp_path / "steps.json", rounds=2)
+    timed.measure_speed(entries, timed.Entry("whole", "baseline"), options, {"commit": "c"})
+    held = json.loads(options.steps.read_text())
+    assert asked == ["whole", "small"] * 2
+    assert held["steps"] == {"small": 2400, "75 s": 300}
+    assert [turn["steps_per_second"] for turn in held["rounds"]] == [rates, rates]
+
+
+def test_bytes_and_seconds_take_the_point_between_from_the_systems(tmp_path) -> None:
+    from render_systems import scaling_section
+
+    def row(budget: int, seconds: float, value: float) -> dict:
+        keys = ("val_bpb_float", "val_bpb_full", "val_bpb_sliding", "val_bpb")
+        summary = dict.fromkeys(keys, value) | {"budget_bytes": budget, "artifact_bytes": budget - 5, "num_parameters": 7, "steps": 9}
+        words = {"command": "bytefit run pocket --set model.dim=96", "commit": "c" * 40, "machine": {"cpu": "a"}, "audit": {"fail": []}}
+        return words | {"seconds": seconds, "summary": summary}
+
+    rows = [row(250_000, 300.0, 1.9), row(1_000_000, 75.0, 1.8)]
+    lines = scaling_section(rows, [row(1_000_000, 300.0, 1.5), row(1_000_000, 300.0, 1.7)], tmp_path)
+    of_table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")][2:]
+    assert [(cells[0], cells[1], cells[2], cells[9]) for cells in of_table] == [
+        ("250,000", "300", "1", "1.9000"),
+        ("1,000,000", "75", "1", "1.8000"),
+        ("1,000,000", "300", "2", "1.6000"),
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {"bytes.svg", "seconds.svg"}
 
 
 def test_a_row_that_is_measured_again_replaces_the_old_one(tmp_path) -> None:
