@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from lengths import settings_for
-from record import provenance, write
+from record import audited, provenance, write
 
 from bytefit.artifact.load import load_artifact
-from bytefit.files import read_json
 from bytefit.recipes import SYSTEMS, find_recipe
 from bytefit.run.folder import RunFolder
 
@@ -40,7 +39,7 @@ def settings_of(name: str, steps: int) -> list[str]:
         "calibrate.batch_windows=4",
         f"score.adapt.chunk_tokens={window}",
         "score.max_bytes=10000",
-        "score.proof_bytes=3000",
+        "score.proof_bytes=12000",
     ]
     if getattr(recipe.train.loader, "num_spans", 0) > 2:
         settings.append("train.loader.num_spans=2")
@@ -53,14 +52,12 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     command += [word for setting in settings_of(name, options.steps) for word in ("--set", setting)]
     where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
     done = subprocess.run([sys.executable, "-m", *command, *where], stdout=subprocess.PIPE, text=True, check=True)
-    subprocess.run([sys.executable, "-m", "bytefit", "audit", str(path)], stdout=subprocess.DEVNULL)
     folder = RunFolder(path)
     start = time.monotonic()
     load_artifact(folder.artifact)
     loading = time.monotonic() - start
-    findings = read_json(folder.audit)
     row = {"recipe": name, "command": shlex.join(command), "seconds_to_load": round(loading, 2)}
-    return row | {"audit_fails": [f["class"] for f in findings if f["verdict"] == "fail"], "summary": json.loads(done.stdout)}
+    return row | {"audit_fails": audited(folder)["fail"], "summary": json.loads(done.stdout)}
 
 
 def main() -> None:

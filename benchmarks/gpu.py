@@ -21,15 +21,17 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from lengths import settings_for
-from record import provenance
+from record import audited, provenance
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bytefit.config import apply_settings
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.files import read_json
 from bytefit.model.language_model import LanguageModel
@@ -131,7 +133,8 @@ def peak_rate() -> float | None:
 
 
 def measure(name: str, options: argparse.Namespace, dataset: Dataset, device: str, made_by: dict[str, Any]) -> dict[str, Any]:
-    recipe = fit_recipe_to(find_recipe(name, options.size), dataset)
+    settings = [item.partition("=")[::2] for item in options.set]
+    recipe = fit_recipe_to(apply_settings(find_recipe(name, options.size), settings), dataset)
     row: dict[str, Any] = {"recipe": name, "size": options.size, "seed": options.seed, "loss_of_one_batch": losses(recipe, dataset, device)}
     expected = row["loss_of_one_batch"]["cpu_float32"]
     if not all(abs(loss - expected) <= NEAR for loss in row["loss_of_one_batch"].values()):  # a loss that is no number is not near either
@@ -139,7 +142,9 @@ def measure(name: str, options: argparse.Namespace, dataset: Dataset, device: st
     if device == "cuda":
         row["attention_ms"] = attention_milliseconds(recipe)
     step = statistics.median(timed_steps(name, recipe, options))
-    steps = (options.seconds - recipe.train.reserve_seconds) / step
+    loop_seconds = replace(recipe.train, seconds=options.seconds, steps=None).loop_seconds
+    assert loop_seconds is not None
+    steps = loop_seconds / step
     path = options.runs / f"gpu-{name}-{options.size}-s{options.seed}-{made_by['commit'][:10]}"
     shutil.rmtree(path, ignore_errors=True)
     known = SYSTEMS[name.removesuffix(AS_SUBMITTED)][1]
@@ -151,10 +156,9 @@ def measure(name: str, options: argparse.Namespace, dataset: Dataset, device: st
     done = subprocess.run([sys.executable, "-m", *command, *where], stdout=subprocess.PIPE, text=True)
     if not RunFolder(path).summary.exists():
         raise RuntimeError(f"{name} ended with code {done.returncode} before it had a summary; its own words stand above")
-    subprocess.run([sys.executable, "-m", "bytefit", "audit", str(path)], stdout=subprocess.DEVNULL)
     folder = RunFolder(path)
     row |= {"command": shlex.join(command), "summary": read_json(folder.summary)}
-    row["audit_fails"] = [finding["class"] for finding in read_json(folder.audit) if finding["verdict"] == "fail"]
+    row["audit_fails"] = audited(folder)["fail"]
     tokens_per_second = recipe.train.batch_tokens / step
     row |= {"milliseconds_a_step": 1e3 * step, "tokens_per_second": tokens_per_second}
     row["peak_memory_bytes"] = read_json(folder.checkpoint / "state.json")["peak_memory_bytes"]

@@ -10,7 +10,7 @@ if [ $# -lt 2 ]; then
     sed -n '2,8s/^# \{0,1\}//p' "$0"
     exit 2
 fi
-seconds=$1 data=$2
+seconds=$1 data=$(realpath "$2")
 shift 2
 cd "$(dirname "$0")/.."
 exec python benchmarks/gpu.py --seconds "$seconds" --data "$data" "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bytefit.files import read_json
+from bytefit.run.folder import RunFolder
 from bytefit.train.machine import describe_machine
 
 
@@ -20,6 +23,28 @@ def provenance() -> dict[str, Any]:
     except FileNotFoundError:  # no git here
         commit = ""
     return {"command": shlex.join(["python", sys.argv[0], *words]), "commit": commit or "unknown", "machine": describe_machine()}
+
+
+def digest(recipe: dict[str, Any]) -> str:
+    """What tells one recipe (as JSON) from another: everything but its seed, its budget of training, the text and how much of it is scored.
+
+    Rows of one name that have another digest are of another recipe.
+    """
+    left = {"train": ("steps", "seconds", "reserve_seconds"), "model": ("vocab_size",), "score": ("max_bytes",)}
+    kept = {key: value for key, value in recipe.items() if key not in ("seed", "tokenizer")}
+    for part, names in left.items():
+        kept[part] = {key: value for key, value in kept[part].items() if key not in names}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def audited(folder: RunFolder) -> dict[str, list[int]]:
+    """Audit a run; the classes by verdict. Raises RuntimeError where the audit itself fails."""
+    folder.audit.unlink(missing_ok=True)
+    done = subprocess.run([sys.executable, "-m", "bytefit", "audit", str(folder.path)], capture_output=True, text=True)
+    if done.returncode not in (0, 1) or not folder.audit.exists():
+        raise RuntimeError(f"the audit of {folder.path} ended with code {done.returncode}: {done.stderr[-500:]}")
+    findings = read_json(folder.audit)
+    return {verdict: [found["class"] for found in findings if found["verdict"] == verdict] for verdict in ("pass", "fail")}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ of the rounds, times the mean of the fastest round: what changes from round to r
 for so many steps, which a busy machine cannot change. Calibration on training text is inside the clock.
 
 One line of JSON a run is appended to ``--out``; runs that are there already are left out, and a run that was stopped goes on where it was.
-A row of another number of steps than ``speed`` says now is measured again and replaced.
+A row of another number of steps than ``speed`` says now, or of another recipe than it is now, is measured again and replaced.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from threading import Lock
 from typing import Any
 
 import torch
-from record import provenance, read_lines, write
+from record import audited, digest, provenance, read_lines, write
 
+from bytefit.config import apply_settings, to_json
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.files import read_json
 from bytefit.recipes import find_recipe
@@ -53,12 +54,17 @@ class Entry:
 
     @property
     def training_seconds(self) -> float:
-        """What is left of the clock for training: without what calibrating on training text may take."""
+        """What is left of the clock for training: without what reads training text after it (choosing among averages, calibrating)."""
         recipe = find_recipe(self.recipe)
         reserve = recipe.train.reserve_seconds
         if recipe.calibrate is not None and type(recipe.calibrate.source).__name__ == "TrainingText":
             reserve = reserve or CALIBRATION_SECONDS * self.seconds / CONTEST_SECONDS  # as_submitted forms leave nothing, against the rules
         return self.seconds - min(reserve, self.seconds / 4)
+
+    @property
+    def digest(self) -> str:
+        pairs = [(path, value) for path, _, value in (setting.partition("=") for setting in self.settings)]
+        return digest(to_json(apply_settings(find_recipe(self.recipe), pairs)))
 
     @property
     def words(self) -> list[str]:
@@ -75,14 +81,15 @@ def measure_speed(entries: list[Entry], beside: Entry | None, options: argparse.
     alike: dict[tuple[str, tuple[str, ...]], Entry] = {}
     for entry in [beside, *entries] if beside else entries:
         alike.setdefault((entry.recipe, entry.settings), entry)
+    names = {entry.name for entry in alike.values()}
     for _ in range(options.rounds):
-        rates = {entry.name: steps_per_second(entry, options) for entry in alike.values()}
-        held["rounds"].append(made_by | {"steps_per_second": rates})
-        speeds = undisturbed([turn["steps_per_second"] for turn in held["rounds"] if turn["steps_per_second"].keys() == rates.keys()])
-        scale = read_json(SYSTEMS_STEPS)["steps"][beside.name] / beside.training_seconds / speeds[beside.name] if beside else 1.0
-        for entry in entries:
-            held["steps"][entry.name] = round(scale * speeds[alike[entry.recipe, entry.settings].name] * entry.training_seconds)
+        held["rounds"].append(made_by | {"steps_per_second": {entry.name: steps_per_second(entry, options) for entry in alike.values()}})
         write(options.steps, held)
+    speeds = undisturbed([turn["steps_per_second"] for turn in held["rounds"] if turn["steps_per_second"].keys() == names])
+    scale = read_json(SYSTEMS_STEPS)["steps"][beside.name] / beside.training_seconds / speeds[beside.name] if beside else 1.0
+    for entry in entries:
+        held["steps"][entry.name] = round(scale * speeds[alike[entry.recipe, entry.settings].name] * entry.training_seconds)
+    write(options.steps, held)
 
 
 def steps_per_second(entry: Entry, options: argparse.Namespace) -> float:
@@ -109,24 +116,24 @@ def last_weights_bits_per_byte(folder: RunFolder, dataset: Dataset) -> float:
     recipe = folder.read_recipe()
     model = new_model(recipe)
     model.load_state_dict(load_checkpoint(folder.checkpoint).weights)
-    tokens = val_tokens(dataset, recipe.score.max_bytes)
-    return score(model.eval(), tokens, dataset.byte_table, Full(window=recipe.score.window), torch.float32).bits_per_byte
+    tokens, dtype = val_tokens(dataset, recipe.score.max_bytes), getattr(torch, read_json(folder.score)["float_full"]["dtype"])
+    return score(model.eval(), tokens, dataset.byte_table, Full(window=recipe.score.window), dtype).bits_per_byte
 
 
 def measure(entry: Entry, seed: int, steps: int, options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     path = options.runs / f"{options.out.stem}-{entry.name}-s{seed}"
-    if RunFolder(path).recipe.exists() and RunFolder(path).read_recipe().train.steps != steps:
-        shutil.rmtree(path)
+    if RunFolder(path).recipe.exists():
+        held = read_json(RunFolder(path).recipe)
+        if (held["train"]["steps"], digest(held)) != (steps, entry.digest):
+            shutil.rmtree(path)
     command = ["bytefit", "run", entry.recipe, "--steps", str(steps), "--seed", str(seed), "--set", "score.max_bytes=1000000", *entry.words]
     where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
     done = subprocess.run([sys.executable, "-m", *command, *where], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{entry.name}, seed {seed}: {done.stderr[-500:]}")
-    subprocess.run([sys.executable, "-m", "bytefit", "audit", str(path)], capture_output=True)
     folder = RunFolder(path)
-    findings = read_json(folder.audit)
     row: dict[str, Any] = {"name": entry.name, "seed": seed, "seconds": entry.seconds, "command": shlex.join(command)}
-    row["audit"] = {verdict: [f["class"] for f in findings if f["verdict"] == verdict] for verdict in ("pass", "fail")}
+    row |= {"digest": digest(read_json(folder.recipe)), "audit": audited(folder)}
     row["val_bpb_last"] = last_weights_bits_per_byte(folder, dataset)
     row["headline"] = folder.read_recipe().score.headline
     row["dial"] = read_json(folder.pack)["dial"]
@@ -147,8 +154,12 @@ def run_entries(entries: list[Entry], options: argparse.Namespace, made_by: dict
     """Every entry with every seed, the seeds one after the other."""
     dataset, lock = open_dataset(options.data), Lock()
     steps = read_json(options.steps)["steps"]
-    done = {(row["name"], row["seed"]) for row in read_lines(options.out) if row["summary"]["steps"] == steps.get(row["name"])}
-    todo = [(entry, seed) for seed, entry in itertools.product(options.seeds, entries) if (entry.name, seed) not in done]
+    done = {(row["name"], row["seed"], row["summary"]["steps"], row["digest"]) for row in read_lines(options.out)}
+    todo = [
+        (entry, seed)
+        for seed, entry in itertools.product(options.seeds, entries)
+        if (entry.name, seed, steps[entry.name], entry.digest) not in done
+    ]
 
     def do(pair: tuple[Entry, int]) -> None:
         entry, seed = pair
@@ -172,7 +183,7 @@ def main(entries: list[Entry], name: str, description: str | None, beside: Entry
     parser.add_argument("what", choices=("speed", "run"))
     parser.add_argument("--data", type=Path, required=True, help="dataset folder")
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"some of: {', '.join(entry.name for entry in entries)}")
-    parser.add_argument("--rounds", type=int, default=3, help="of speed")
+    parser.add_argument("--rounds", type=int, default=3, help="of speed; 0 counts steps again from the rounds that are there")
     parser.add_argument("--seconds", type=float, default=15, help="of each short run of speed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--most", type=int, help="stop after so many runs")

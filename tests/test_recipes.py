@@ -175,7 +175,12 @@ REALLY_RAN = {
     "pr578": GPTQ | NOT_ROUNDED | ONE_AVERAGE | AFTER_THE_CLOCK | {"train.average.swa": None},
     "pr606": GPTQ | NOT_ROUNDED | ONE_AVERAGE | AFTER_THE_CLOCK | NO_HEAD,
     "pr693": NOT_ROUNDED | AFTER_THE_CLOCK,
-    "pr1171": GPTQ | NOT_ROUNDED | ONE_AVERAGE | NO_HEAD | {"calibrate.source.type": "RandomIds", "calibrate.source.temperature": None},
+    "pr1171": GPTQ
+    | NOT_ROUNDED
+    | ONE_AVERAGE
+    | AFTER_THE_CLOCK
+    | NO_HEAD
+    | {"calibrate.source.type": "RandomIds", "calibrate.source.temperature": None},
 }
 
 

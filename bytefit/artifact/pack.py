@@ -14,7 +14,6 @@ from bytefit.artifact.tokenizer_part import pack_tokenizer
 from bytefit.artifact.weights_part import CodecName, CodeSections, model_sections, smallest_section
 from bytefit.config import to_json
 from bytefit.data.tokenizer import Tokenizer
-from bytefit.errors import UserError
 from bytefit.model.language_model import ModelConfig
 from bytefit.model.roles import ParameterInfo
 from bytefit.progress import say
@@ -200,25 +199,23 @@ def pack(
         UserError: the budget is below what this model can be packed into; the message gives the least.
     """
     packer = Packer(weights, infos, model, tokenizer, config, statistics=statistics, notes=notes)
-    if config.fit:
+    packed = None if config.fit else _as_it_is(packer)
+    if packed is None:
         packed, _, attempts = solve(packer, config.artifact_bytes)
         packed = replace(packed, attempts=attempts)
-    else:
-        packed = _as_it_is(packer)
     if packed.quantised.floor_rows:
         rows = sum(len(codes.codes) for codes in packed.quantised.codes.values())
         say(f"the floor under the steps binds {packed.quantised.floor_rows:,} of {rows:,} rows: it was made for larger weights")
     return packed
 
 
-def _as_it_is(packer: Packer) -> Packed:
+def _as_it_is(packer: Packer) -> Packed | None:
+    """With the recipe's own steps; None where they do not fit, so that nobody's training is for nothing."""
     budget = packer.config.artifact_bytes
     packed = packer.at(1.0)
     if len(packed.data) > budget:
-        raise UserError(
-            f"the artifact takes {len(packed.data):,} bytes, {len(packed.data) - budget:,} over the budget of "
-            f"{budget:,}; use coarser grids, a smaller model, or --set pack.fit=true"
-        )
+        say(f"the recipe's own steps take {len(packed.data):,} bytes; the budget is {budget:,}, so coarser ones are sought")
+        return None
     return packer.eased(packed, budget)
 
 

@@ -57,21 +57,24 @@ def _executed(run: Evidence, size: int) -> Finding:
 
 
 def _calibration_time(run: Evidence) -> Finding:
-    config, budget = run.recipe.calibrate, run.recipe.train.seconds
-    if config is None or not isinstance(config.source, TrainingText):
-        return skipped(31, "nothing is calibrated on training text")
-    if budget is None:
+    """What reads training text after the loop stands in the clock of training, and has seconds to its name."""
+    config, train = run.recipe.calibrate, run.recipe.train
+    later = ["average"] if train.chooses_on_text else []
+    later += ["calibrate"] if config is not None and isinstance(config.source, TrainingText) else []
+    if not later:
+        return skipped(31, "nothing is chosen or calibrated on training text after training")
+    if train.seconds is None:
         return skipped(31, "the run was trained by steps, not by the clock")
-    spent = run.seconds.get("train", 0.0), run.seconds.get("calibrate", 0.0)
-    evidence = f"{spent[0]:.1f} s of training and {spent[1]:.1f} s of calibration in {budget:g} s"
-    return judged(31, sum(spent) <= budget + CLOCK_SLACK, evidence)
+    spent = {entry: run.seconds.get(entry, 0.0) for entry in ("train", *later)}
+    evidence = f"{', '.join(f'{entry} {seconds:.1f} s' for entry, seconds in spent.items())} in {train.seconds:g} s"
+    return judged(31, sum(spent.values()) <= train.seconds + CLOCK_SLACK and all(spent.values()), evidence)
 
 
 def _scoring_time(run: Evidence) -> Finding:
     spent = run.seconds.get("score", 0.0) + run.seconds.get("adapt", 0.0)
     if run.recipe.size != "full":
         return skipped(32, f"{spent:.1f} s of scoring; only the contest's size has a limit")
-    return judged(32, spent <= CONTEST_SECONDS, f"{spent:.1f} s of scoring, {CONTEST_SECONDS:g} s allowed")
+    return judged(32, 0 < spent <= CONTEST_SECONDS, f"{spent:.1f} s of scoring, {CONTEST_SECONDS:g} s allowed")
 
 
 def _timers(run: Evidence) -> Finding:
@@ -87,11 +90,16 @@ def _timers(run: Evidence) -> Finding:
 
 
 def _hardware(run: Evidence) -> Finding:
-    keys = ("cpu", "gpu", "threads")
-    stated, real = run.summary.get("hardware", {}), run.state.get("machine", {})
-    differs = [key for key in keys if stated.get(key) != real.get(key)]
-    evidence = f"trained on {real.get('gpu') or real.get('cpu')}, {real.get('threads')} threads"
-    return judged(34, bool(real) and not differs, evidence + (f"; the summary has another {', '.join(differs)}" if differs else ""))
+    keys = ("cpu", "gpu", "threads", "ranks", "until_step")
+    real = [run.state.get("machine", {}), *run.state.get("earlier_machines", [])]
+    stated = [run.summary.get("hardware", {}), *run.summary.get("earlier_hardware", [])]
+    told = [f"{m.get('gpu') or m.get('cpu')} ({m.get('ranks')} ranks of {m.get('threads')} threads)" for m in real]
+    until = [f" to step {machine['until_step']:,}" if "until_step" in machine else "" for machine in real]
+    evidence = "trained on " + ", before that on ".join(name + end for name, end in zip(told, until, strict=True))
+    if len(stated) != len(real):
+        return failed(34, f"{evidence}; the summary names {len(stated)} machines")
+    differs = [key for key in keys for said, was in zip(stated, real, strict=True) if said.get(key) != was.get(key)]
+    return judged(34, bool(real[0]) and not differs, evidence + (f"; the summary has another {', '.join(differs)}" if differs else ""))
 
 
 def _packing_time(run: Evidence) -> Finding:

@@ -19,12 +19,14 @@ from bytefit.files import read_bytes
 from bytefit.model.language_model import LanguageModel
 from bytefit.quant.calibrate import OwnText
 from bytefit.score.adapt import Adapt, DocumentLora
+from bytefit.score.prove import SLACK_BITS
 from bytefit.score.scorer import ModelPredictor, ScoreProtocol, score_tapes, target_nats
 from bytefit.score.tape import Tape
 from bytefit.score.windows import Sliding
 
 PROBE_WINDOWS = 5  # windows of text that a probe scores
 PROBE_TOKENS = 2560  # but of long windows only as many as this holds, and at least two
+LEAST_OF_A_PROOF = 0.02  # the slack of a proof may be so much of its bits
 PROBE_ROWS = 256  # targets in a window whose distributions are made one by one
 RowMaker = Callable[[int, float], np.ndarray]  # (target, temperature) → probabilities (V,), from the tokens before the target alone
 
@@ -105,6 +107,8 @@ def read_from_rows(row: RowMaker, scorer: Scorer, protocol: ScoreProtocol, token
     last, temperature = min(protocol.window, len(tokens) - 1), 1.0
     if isinstance(protocol, Adapt | DocumentLora):
         last, temperature = min(protocol.chunk_tokens, last), protocol.temperature
+    if isinstance(protocol, DocumentLora):  # the next document starts afresh; the BOS before it belongs to this one
+        last = min([last, *np.flatnonzero(tokens[1:] == BOS_ID) + 1])
     targets = sorted({*range(1, last + 1, -(-protocol.window // PROBE_ROWS)), last})
     costs, worst, sums, vocab_size = scorer(tokens), 0.0, 0.0, 0
     for target in targets:
@@ -157,6 +161,11 @@ def _same_forward_pass(run: Evidence) -> Finding:
     if not run.proof:
         return skipped(13, "no proof was made (score.proof_bytes is 0)")
     evidence = f"the coder's token-by-token pass and the scorer's agree within {run.proof['agreement']:+.4%}"
+    if LEAST_OF_A_PROOF * run.proof["expected_bits"] < SLACK_BITS:
+        return failed(13, f"{evidence}, but {run.proof['bytes_in']:,} bytes are too few to say anything; raise score.proof_bytes")
+    if isinstance(run.recipe.score.coded, Adapt | DocumentLora):
+        evidence += f", with {run.proof['learned_steps']} steps of learning on the way"
+        return judged(13, bool(run.proof["holds"]) and run.proof["learned_steps"] > 0, evidence)
     return judged(13, bool(run.proof["holds"]), evidence)
 
 
@@ -165,6 +174,8 @@ def _documents(run: Evidence, protocols: dict[str, ScoreProtocol], tokens: np.nd
     if not apart:
         return skipped(14, "windows run on across documents, as the contest's do, and say so; nothing is claimed to be apart")
     starts = np.flatnonzero(run.tokens == BOS_ID)
+    if len(starts) < 2:
+        return skipped(14, "the text is one document; there is no other that could leak into it")
     head = run.tokens[: starts[2] + 1] if len(starts) > 2 else run.tokens
     vocab_size = run.dataset.tokenizer.vocab_size
     return _all(14, {name: documents_apart(_scorer(run, protocol), head, vocab_size) for name, protocol in apart.items()})

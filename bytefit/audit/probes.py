@@ -16,9 +16,6 @@ import numpy as np
 from bytefit.data.tokenizer import BOS_ID
 
 Scorer = Callable[[np.ndarray], np.ndarray]
-# A chunk's tokens (n + 1,), the first of them context, to nats (n,); and what a learner is given afterwards.
-ChunkScorer = Callable[[np.ndarray], np.ndarray]
-Learns = Callable[[np.ndarray], None]
 TOLERANCE = 1e-4  # nats; a batch of another shape moves an honest fp32 score by less
 
 

@@ -64,6 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         print(f"bytefit: {stop}; go on with --resume", file=sys.stderr)
         return 130
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).split(". ")[0]
+        print(
+            f"bytefit: {said}; take fewer tokens at once, e.g. --set train.micro_batch_tokens=16384 (the result is the same)",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("bytefit: interrupted", file=sys.stderr)
         return 130
@@ -74,3 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bytefit: {cannot_write(error.filename, error) if error.filename else error}", file=sys.stderr)
         return 2
     return 0
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Of a GPU. torch is asked only where a verb has imported it: it takes seconds."""
+    return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)

@@ -17,11 +17,9 @@ from bytefit.report.page import write_report
 from bytefit.report.scoreboard import scoreboard
 from bytefit.run.details import details_step
 from bytefit.run.folder import RunFolder
-from bytefit.run.pipeline import prepare, run
+from bytefit.run.pipeline import PACKING, counted, ledger_of, prepare, run
 from bytefit.run.steps import fresh, pack_step, train_step
 from bytefit.submit.bundle import with_room_for_code
-
-PROOF_BYTES = 65_536
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -87,7 +85,9 @@ def do_pack(options: argparse.Namespace) -> None:
     recipe = apply_settings(recipe, settings)
     if options.count_code:
         recipe = with_room_for_code(recipe)
-    packed = pack_step(folder, recipe, dataset, Ledger(), join_ranks().device)
+    ledger = ledger_of(folder)
+    with counted(folder, ledger, *PACKING):
+        packed = pack_step(folder, recipe, dataset, ledger, join_ranks().device)
     write_json(folder.recipe, to_json(recipe))
     for of_another in (folder.score, folder.proof, folder.proof_text, folder.details, folder.summary, folder.audit, folder.report):
         of_another.unlink(missing_ok=True)

@@ -18,7 +18,10 @@ from bytefit.errors import CheckFailed, UserError
 from bytefit.files import write_json
 from bytefit.ledger import Ledger
 from bytefit.ranks import join_ranks
+from bytefit.recipes.recipe import Recipe
 from bytefit.run.beside import prove_step
+from bytefit.run.folder import RunFolder
+from bytefit.run.pipeline import SCORING, counted, finish, ledger_of
 from bytefit.run.steps import agreed_dtype, check_fits, forget_progress, score_step, val_tokens
 from bytefit.score.adapt import CodedProtocol
 from bytefit.score.harness import ChunkResult, Watch
@@ -109,12 +112,15 @@ def _score_run(options: argparse.Namespace) -> None:
     folder, recipe, dataset = open_finished(options.target, options.data)
     if options.bytes is not None:
         recipe = apply_settings(recipe, [("score.max_bytes", str(options.bytes))])
-    record = score_step(folder, recipe, dataset, Ledger(), ranks, _streaming(options) if ranks.is_first else None)
+    own, ledger = options.bytes is None and options.data is None, ledger_of(folder)
+    with counted(folder, ledger, *SCORING, write=own and ranks.is_first):
+        record = score_step(folder, recipe, dataset, ledger, ranks, _streaming(options) if ranks.is_first else None)
+        if own and ranks.is_first:
+            write_json(folder.score, record)
     if not ranks.is_first:
         return
-    if options.bytes is None and options.data is None:  # else it is not the run's own score
-        write_json(folder.score, record)
     forget_progress(folder)
+    _bring_up_to_date(folder, recipe, dataset, ledger, changed=own)
     lines = [f"{name}: {part['bits_per_byte']:.5f} bits per byte" for name, part in record.items() if isinstance(part, dict)]
     _show(options, record, "\n".join(lines))
 
@@ -131,8 +137,11 @@ def do_prove(options: argparse.Namespace) -> None:
             raise UserError(f"--protocol is for an artifact; a run is proven by its recipe (or name {options.target / 'model.bytefit'})")
         folder, recipe, dataset = open_finished(options.target, options.data)
         if options.bytes is None and options.data is None and recipe.score.proof_bytes:
-            proof = prove_step(folder, recipe, dataset, Ledger())
-            write_json(folder.proof, proof.to_json())
+            ledger = ledger_of(folder)
+            with counted(folder, ledger, "prove"):
+                proof = prove_step(folder, recipe, dataset, ledger)
+                write_json(folder.proof, proof.to_json())
+            _bring_up_to_date(folder, recipe, dataset, ledger, changed=True)
         else:  # not the run's own proof: leave that alone
             proof = _prove_aside(folder.artifact, dataset, options.bytes, None)
     else:
@@ -144,6 +153,13 @@ def do_prove(options: argparse.Namespace) -> None:
     show_result(options, proof.to_json(), text)
     if not proof.holds:
         raise CheckFailed("the proof does not hold")
+
+
+def _bring_up_to_date(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger, *, changed: bool) -> None:
+    """A finished run's summary and report say what its score and its proof now are; its audit was of those before."""
+    if changed and folder.summary.exists():
+        finish(folder, recipe, dataset, ledger)
+        folder.audit.unlink(missing_ok=True)
 
 
 def _prove_aside(artifact: Path, dataset: Dataset, num_bytes: int | None, protocol: CodedProtocol | None) -> Proof:

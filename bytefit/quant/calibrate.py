@@ -30,6 +30,8 @@ from bytefit.quant.metric import Metric
 
 Statistics = dict[str, Metric]  # by the matrix's parameter name
 
+_GOLDEN = 0.6180339887  # its multiples fill an interval evenly, however many there are
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingText:
@@ -244,9 +246,15 @@ def calibration_batches(
             ids = _written_by(model, size(first), seq_len, source.temperature, generator)
         else:
             tokens = _tokens_of(source, train, tokenizer, seq_len)
-            starts = np.linspace(0, len(tokens) - seq_len, count).astype(np.int64)[first : first + size(first)]
+            spread = np.linspace(0, len(tokens) - seq_len, count).astype(np.int64)
+            starts = spread[in_any_number(count)][first : first + size(first)]
             ids = torch.stack([torch.from_numpy(np.asarray(tokens.read(int(start), seq_len), dtype=np.int64)) for start in starts])
         yield ids.to(device)
+
+
+def in_any_number(count: int) -> np.ndarray:
+    """Indices of ``count`` places in an order whose every beginning is spread evenly: the clock may end a calibration early."""
+    return np.argsort(np.arange(count) * _GOLDEN % 1.0, kind="stable")
 
 
 def _tokens_of(source: TrainingText | OwnText, train: TokenStream, tokenizer: Tokenizer, seq_len: int) -> TokenStream:

@@ -59,7 +59,7 @@ class Ones:
 
 
 def find_ones(codes: dict[str, Codes], metrics: dict[str, Metric]) -> Ones:
-    """The cost of a code is the squared step times what its column's inputs weigh, ``step² · H_jj``.
+    """The cost of a code is the squared step times what its row's output and its column's inputs weigh, ``step² · r_i · H_jj``.
 
     Trellis codes are left alone: there a code's parity decides what all codes below it mean.
     """
@@ -69,7 +69,8 @@ def find_ones(codes: dict[str, Codes], metrics: dict[str, Metric]) -> Ones:
         held = codes[name]
         flat = np.flatnonzero(np.abs(held.codes) == 1)
         step = held.steps.scale(np.ones_like(held.codes)).ravel()[flat]
-        weight = metrics[name].columns.diagonal().numpy()[flat % held.codes.shape[1]]
+        rows, columns = metrics[name].rows.numpy(), metrics[name].columns.diagonal().numpy()
+        weight = rows[flat // held.codes.shape[1]] * columns[flat % held.codes.shape[1]]
         matrices.append(np.full(len(flat), number, dtype=np.int32))
         positions.append(flat)
         costs.append(step.astype(np.float64) ** 2 * weight)

@@ -25,6 +25,7 @@ from bytefit.recipes.recipe import Recipe, ScoreConfig
 
 NUM_BLOCKS = 11
 CALIBRATION_SECONDS = 14.0  # of the 600 that the repaired forms leave for calibrating on training text (as PR #1060 does)
+CHOICE_SECONDS = 3.0  # that is left where nothing but the choice among averages reads training text afterwards
 TIGHT_SWA = SnapshotConfig(every=50, below=0.2)
 SIDE_TABLE_GAIN = (2 * NUM_BLOCKS) ** -0.5  # on the starts of the side tables' projections, in all but PR #1171
 

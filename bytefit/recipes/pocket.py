@@ -103,6 +103,7 @@ def pocket_tiny() -> Recipe:
                 matrices=MuonConfig(lr=0.02, momentum_warmup_steps=20), tables=AdamConfig(lr=0.03), gains=AdamConfig(lr=0.02)
             ),
             schedule=WarmdownConfig(fraction=0.5),
+            reserve_seconds=1.0,
         ),
         calibrate=CalibrationConfig(source=TrainingText(), windows=128),
         pack=PackConfig(budget_bytes=20_000, quant=QUANT),

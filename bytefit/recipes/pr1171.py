@@ -13,7 +13,7 @@ from bytefit.quant.clip import Percentile
 from bytefit.quant.fake import FakeQuantConfig, StraightThrough
 from bytefit.quant.prune import PruneConfig
 from bytefit.recipes.baseline import packed_as
-from bytefit.recipes.eleven import TIGHT_SWA, contest_gptq, eleven_layers
+from bytefit.recipes.eleven import CHOICE_SECONDS, TIGHT_SWA, contest_gptq, eleven_layers
 from bytefit.recipes.recipe import Recipe
 from bytefit.recipes.sizes import Known
 from bytefit.score.adapt import IN_BLOCKS, AdamW, Adapt, Selection
@@ -48,6 +48,7 @@ def pr1171(*, as_submitted: bool = False) -> Recipe:
             ),
             average=AverageConfig(ema_decay=0.997, swa=TIGHT_SWA, use="ema" if as_submitted else "held_out"),
             fake_quant=None if as_submitted else fake_quant,
+            reserve_seconds=0.0 if as_submitted else CHOICE_SECONDS,
         ),
         calibrate=CalibrationConfig(source=RandomIds() if as_submitted else ModelText(), windows=256, batch_windows=4),
         pack=packed_as(contest_gptq(15, block=64, damp=0.002, as_submitted=as_submitted), "zstd", prune=PruneConfig(share=0.03)),

@@ -191,7 +191,7 @@ def _train(full: TrainConfig, dial: Dial, known: Known, window: int) -> TrainCon
         schedule=schedule,
         average=average,
         fake_quant=fake_quant,
-        reserve_seconds=full.reserve_seconds * dial.seconds / full.seconds if dial.seconds and full.seconds else 0.0,
+        reserve_seconds=full.reserve_seconds * (dial.seconds or 60.0) / 600.0,
         warmup_steps=2,
         dtype="auto",
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from bytefit.run.steps import (
 from bytefit.train.loop import LEDGER_ENTRIES
 from bytefit.train.machine import describe_machine, keep_freed_memory
 
-HARDWARE = ("cpu", "cpu_capability", "threads", "gpu", "system")
+PACKING, SCORING = ("calibrate", "fit", "encode"), ("score", "adapt")  # entries of the ledger
+HARDWARE = ("cpu", "cpu_capability", "threads", "ranks", "gpu", "system")
 
 
 def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> dict[str, Any] | None:
@@ -42,20 +44,17 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
         UserError: bad input of any kind.
     """
     folder, recipe, dataset = prepare(recipe, data=data, out=out, resume=resume, ranks=ranks)
-    spent = read_json(folder.ledger) if resume and folder.ledger.exists() else {}
-    ledger = Ledger({entry: seconds for entry, seconds in spent.items() if entry not in LEDGER_ENTRIES})
+    ledger = ledger_of(folder) if resume else Ledger()
     if folder.training_finished():
-        ledger.add(read_json(folder.checkpoint / "state.json")["seconds"])
         say(f"training is finished already ({folder.path}); going on from its weights")
     else:
         train_step(folder, recipe, dataset, ledger, ranks, resume=resume)
 
     def step(result: Path, sources: list[Path], entries: tuple[str, ...], do: Callable[[], Any]) -> None:
-        """Do a step unless its result is there, and keep its seconds (of the last time, where it is done again)."""
+        """Do a step unless its result is there."""
         if not fresh(result, sources):
-            ledger.seconds |= dict.fromkeys(entries, 0.0)
-            do()
-            write_json(folder.ledger, ledger.seconds)
+            with counted(folder, ledger, *entries):
+                do()
 
     def pack_it() -> None:
         with all_cores(ranks):
@@ -72,24 +71,21 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
         details_step(folder, recipe, dataset, ledger)
 
     if ranks.is_first:
-        step(folder.pack, [folder.checkpoint / "state.json"], ("calibrate", "fit", "encode"), pack_it)
+        step(folder.pack, [folder.checkpoint / "state.json"], PACKING, pack_it)
     ranks.barrier()
     if ranks.any(ranks.is_first and not fresh(folder.score, [folder.pack])):
-        ledger.seconds |= {"score": 0.0, "adapt": 0.0}
-        record = score_step(folder, recipe, dataset, ledger, ranks)
-        if ranks.is_first:
-            write_json(folder.score, record)
-            forget_progress(folder)
-            write_json(folder.ledger, ledger.seconds)
+        with counted(folder, ledger, *SCORING, write=ranks.is_first):
+            record = score_step(folder, recipe, dataset, ledger, ranks)
+            if ranks.is_first:
+                write_json(folder.score, record)
+                forget_progress(folder)
     if not ranks.is_first:
         return None
     if recipe.score.proof_bytes:
         step(folder.proof, [folder.pack], ("prove",), prove_it)
     step(folder.compressors, [folder.score], ("report",), compare_it)
     step(folder.details, [folder.pack, folder.score], (), look_closely)  # its seconds come on top of the compressors'
-    summary = summarise(folder, recipe, dataset, ledger)
-    write_json(folder.summary, summary)
-    write_report(folder.path, folder.report)
+    summary = finish(folder, recipe, dataset, ledger)
     if recipe.score.proof_bytes and not read_json(folder.proof)["holds"]:
         raise CheckFailed(f"the proof did not hold; see {folder.proof}")
     return summary
@@ -115,11 +111,38 @@ def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks
     return folder, recipe, dataset
 
 
+def ledger_of(folder: RunFolder) -> Ledger:
+    """The seconds so far: training's from its checkpoint once it is finished, of what comes after it from ``ledger.json``."""
+    spent = read_json(folder.ledger) if folder.ledger.exists() else {}
+    ledger = Ledger({entry: seconds for entry, seconds in spent.items() if entry not in LEDGER_ENTRIES})
+    if folder.training_finished():
+        ledger.add(read_json(folder.checkpoint / "state.json")["seconds"])
+    return ledger
+
+
+@contextmanager
+def counted(folder: RunFolder, ledger: Ledger, *entries: str, write: bool = True) -> Iterator[None]:
+    """Do a step, anew where it was done before: its seconds take the place of those, in ``ledger.json`` too."""
+    ledger.seconds |= dict.fromkeys(entries, 0.0)
+    yield
+    if write:
+        write_json(folder.ledger, ledger.seconds)
+
+
+def finish(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> dict[str, Any]:
+    """Leave ``summary.json`` and ``report.html``; returns the summary."""
+    summary = summarise(folder, recipe, dataset, ledger)
+    write_json(folder.summary, summary)
+    write_report(folder.path, folder.report)
+    return summary
+
+
 def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> dict[str, Any]:
     """The keys that other programs rely on (docs/design.md), from the step files."""
     packed, scores, state = read_json(folder.pack), read_json(folder.score), read_json(folder.checkpoint / "state.json")
     proof = read_json(folder.proof) if folder.proof.exists() else {}
-    hardware = {key: state["machine"][key] for key in HARDWARE}  # that trained; another may pack and score
+    machines = [state["machine"], *state["earlier_machines"]]  # that trained; another may pack and score
+    hardware, *earlier = [{key: machine[key] for key in (*HARDWARE, "until_step") if key in machine} for machine in machines]
     return {
         "recipe": recipe.name,
         "size": recipe.size,
@@ -147,6 +170,7 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         "tokenizer": {"vocab_size": dataset.tokenizer.vocab_size, "lossless": dataset.tokenizer.lossless},
         "dataset_sha256": dataset.sha256,
         "hardware": hardware,
+        "earlier_hardware": earlier,
         "versions": {key: value for key, value in describe_machine().items() if key not in HARDWARE},
         "sample": read_json(folder.details)["samples"][0]["text"],
     }

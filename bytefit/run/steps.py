@@ -138,14 +138,16 @@ def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: 
 
 def _batches(model: LanguageModel, config: CalibrationConfig, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Iterator[Tensor]:
     """The text to calibrate on; training text ends when the seconds that training left for it are used."""
-    started, reserve, batches = ledger.read("calibrate"), recipe.train.reserved_seconds, 0
+    by_the_clock = recipe.train.reserved_seconds > 0 and isinstance(config.source, TrainingText)
+    left = recipe.train.reserved_seconds - (ledger.read("average") if recipe.train.chooses_on_text else 0.0)
+    started, batches = ledger.read("calibrate"), 0
 
     def out_of_time() -> bool:
         """Whether another batch like those so far would go over it."""
         nonlocal batches
         batches += 1
         foreseen = (ledger.read("calibrate") - started) * (1 + 1 / batches)
-        return reserve > 0 and isinstance(config.source, TrainingText) and foreseen > reserve
+        return by_the_clock and foreseen > left
 
     return calibration_batches(
         config, model, train=dataset.train, tokenizer=dataset.tokenizer, seq_len=recipe.train.seq_len, seed=recipe.seed, stop_at=out_of_time

@@ -74,6 +74,12 @@ def _symbol_model(probabilities_V: np.ndarray) -> Any:
     return constriction.stream.model.Categorical(probabilities_V, perfect=False)
 
 
+def coder_bits(nats: np.ndarray, vocab_size: int) -> float:
+    """What targets of these costs take in such frequencies: a little more, since every id keeps a share, but never over 24 bits each."""
+    share = 2.0**-24
+    return float(-np.log2(share + np.exp(-nats) * (1 - vocab_size * share)).sum())
+
+
 # Handles one token, given (stream, position, symbol model), and returns its id.
 _Code = Callable[[int, int, Any], int]
 

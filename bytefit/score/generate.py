@@ -27,7 +27,7 @@ def generate(
     Raises:
         UserError: an option out of range.
     """
-    if temperature < 0 or not 0 < top_p <= 1 or num_tokens < 0:
+    if not temperature >= 0 or not 0 < top_p <= 1 or num_tokens < 0:
         raise UserError(f"temperature {temperature} must be at least 0, top_p {top_p} in (0, 1], tokens {num_tokens} at least 0")
     model, context = artifact.model, artifact.model.config.context
     generator = torch.Generator().manual_seed(seed)

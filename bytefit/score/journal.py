@@ -73,7 +73,7 @@ class Journal:
         for i, tape in enumerate(tapes):
             booked = np.flatnonzero(tape.times)
             end = int(booked[-1]) + 1 if len(booked) else 0
-            tensors |= {f"nats.{i}": torch.from_numpy(tape.nats[:end]), f"times.{i}": torch.from_numpy(tape.times[:end].astype(np.uint8))}
+            tensors |= {f"nats.{i}": torch.from_numpy(tape.nats[:end]), f"times.{i}": torch.from_numpy(tape.times[:end].astype(np.int32))}
         record = {"chunks": chunks, "steps": self.steps, "seconds": self.earlier_seconds + began - self._started}
         data = safetensors.torch.save(tensors, {"key": json.dumps(self.key), "record": json.dumps(record)})
         try:

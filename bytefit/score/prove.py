@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from bytefit.data.tokenizer import BOS_ID
 from bytefit.errors import UserError
 from bytefit.files import write_bytes
 from bytefit.progress import say
-from bytefit.score.adapt import CodedProtocol
+from bytefit.score.adapt import Adapt, CodedProtocol
+from bytefit.score.coder import coder_bits
 from bytefit.score.compressed import compress, decompress, default_protocol, document_ids, overhead_bytes, token_streams
 from bytefit.score.harness import Watch
 from bytefit.score.scorer import score_tapes
@@ -40,6 +41,8 @@ class Proof:
         restored: whether the text came back byte for byte.
         coded_bits: of the text itself, without the file's header and checksum.
         scored_bits: what the scorer says for the same tokens under the same protocol.
+        expected_bits: the same at the resolution of the coder, 24 bits.
+        learned_steps: optimizer steps on the way.
         protocol: as JSON.
         artifact_sha256: which artifact was proven.
     """
@@ -50,22 +53,31 @@ class Proof:
     restored: bool
     coded_bits: int
     scored_bits: float
+    expected_bits: float
+    learned_steps: int
     seconds: float
     protocol: dict[str, Any]
     artifact_sha256: str
 
     @property
     def agreement(self) -> float:
-        """Coded bits over scored bits, minus 1."""
-        return self.coded_bits / self.scored_bits - 1
+        """Coded bits over those that were to be expected, minus 1."""
+        return self.coded_bits / self.expected_bits - 1
 
     @property
     def holds(self) -> bool:
-        return self.restored and abs(self.coded_bits - self.scored_bits) <= AGREEMENT * self.scored_bits + SLACK_BITS
+        return self.restored and abs(self.coded_bits - self.expected_bits) <= AGREEMENT * self.expected_bits + SLACK_BITS
 
     def to_json(self) -> dict[str, Any]:
         bits_per_byte = 8 * self.bytes_out / self.bytes_in
         return asdict(self) | {"agreement": self.agreement, "holds": self.holds, "bits_per_byte": bits_per_byte}
+
+
+def with_chunks_in(protocol: CodedProtocol, num_tokens: int) -> CodedProtocol:
+    """The protocol, its chunks no longer than a third of a text."""
+    if isinstance(protocol, Adapt):
+        return replace(protocol, chunk_tokens=min(protocol.chunk_tokens, max(1, num_tokens // 3)))
+    return protocol
 
 
 def cut_documents(documents: list[bytes], num_bytes: int) -> list[bytes]:
@@ -85,6 +97,8 @@ def prove(
 ) -> Proof:
     """Compress ``documents`` to ``compressed_path``; restore them from the two files alone; compare with the score.
 
+    Where a chunk that is learned from would be longer than the text, it is shortened, so that learning is proven too.
+
     Args:
         dtype: what scores are computed in. The coder computes in fp32, token by token, through the key/value cache; the scorer
             in ``dtype``, whole windows at once: their agreement says that the fast score is the true one.
@@ -97,6 +111,8 @@ def prove(
         raise UserError("there is no text to prove with; give at least one byte (--bytes)")
     start = time.perf_counter()
     artifact = load_artifact(artifact_path)
+    ids = document_ids(artifact.tokenizer, documents)
+    protocol = with_chunks_in(protocol or default_protocol(artifact), sum(map(len, ids)))
     data = compress(artifact, documents, protocol)
     write_bytes(compressed_path, data)
     try:
@@ -105,18 +121,18 @@ def prove(
     except UserError as error:
         say(f"the proof failed while decoding: {error}")
         restored = False
-    protocol = protocol or default_protocol(artifact)
-    tapes = [Tape(np.concatenate([[BOS_ID], stream])) for stream in token_streams(document_ids(artifact.tokenizer, documents), protocol)]
-    score_tapes(artifact.model, tapes, protocol, dtype, Watch(title="scoring the proof's text"))
-    nats = float(sum(tape.nats.sum() for tape in tapes))
-    bits = nats / math.log(2)
+    tapes = [Tape(np.concatenate([[BOS_ID], stream])) for stream in token_streams(ids, protocol)]
+    learned_steps = score_tapes(artifact.model, tapes, protocol, dtype, Watch(title="scoring the proof's text"))
+    nats = np.concatenate([tape.nats for tape in tapes])
     return Proof(
         bytes_in=sum(map(len, documents)),
         bytes_out=len(data),
         documents=len(documents),
         restored=restored,
         coded_bits=8 * (len(data) - overhead_bytes(data)),
-        scored_bits=bits,
+        scored_bits=float(nats.sum()) / math.log(2),
+        expected_bits=coder_bits(nats, artifact.model.config.vocab_size),
+        learned_steps=learned_steps,
         seconds=time.perf_counter() - start,
         protocol=to_json(protocol),
         artifact_sha256=artifact.sha256,

@@ -59,8 +59,11 @@ def _results(entry: Entry) -> str:
 
 
 def _machine(run: SeedRun) -> str:
-    hardware = run.evidence.summary["hardware"]
-    return f"{hardware['gpu'] or hardware['cpu']}, threads: {hardware['threads']}, {hardware['system']}"
+    summary = run.evidence.summary
+    return "; before that ".join(
+        f"{hardware['ranks']} x {hardware['gpu'] or hardware['cpu']}, threads: {hardware['threads']}, {hardware['system']}"
+        for hardware in (summary["hardware"], *summary["earlier_hardware"])
+    )
 
 
 def _bytes(entry: Entry, submission: dict[str, Any]) -> str:

@@ -122,7 +122,7 @@ def submission_of(entry: Entry, author: Author, packages: dict[str, tuple[str, s
         "score_dtype": runs[0].score["dtype"],
         "dataset_sha256": runs[0].evidence.dataset.sha256,
         "tokenizer": summaries[0]["tokenizer"],
-        "hardware": [summary["hardware"] for summary in summaries],
+        "hardware": [[summary["hardware"], *summary["earlier_hardware"]] for summary in summaries],
         "packages": {name: version for name, (version, _) in packages.items()},
     }
 

@@ -18,7 +18,7 @@ def hold_out(config: TrainConfig, stream: TokenStream) -> tuple[TokenStream, Tok
     Raises:
         UserError: the split is too short to hold anything out.
     """
-    if config.average is None or config.average.use != "held_out":
+    if config.average is None or not config.chooses_on_text:
         return stream, None
     kept = len(stream) - config.average.held_out_tokens
     if kept < config.seq_len + 1:

@@ -74,8 +74,8 @@ class TrainConfig:
         compile: run the loss through ``torch.compile``.
         dtype: of activations; ``auto`` takes the faster one here. Weights, averages and Adam's states are fp32.
         checkpoint_seconds: time between checkpoints.
-        reserve_seconds: part of ``seconds`` that is left for calibrating on training text, which the contest counts as training; at
-            most a quarter of it.
+        reserve_seconds: part of ``seconds`` that is left for what reads training text after the loop, which the contest counts as
+            training: choosing among averages, then calibrating; at most a quarter of it.
     """
 
     seconds: float | None = None
@@ -98,8 +98,13 @@ class TrainConfig:
     reserve_seconds: float = 0.0
 
     @property
+    def chooses_on_text(self) -> bool:
+        """Whether held-out training text decides which weights are packed."""
+        return self.average is not None and self.average.use == "held_out"
+
+    @property
     def reserved_seconds(self) -> float:
-        """What calibration may use of the clock."""
+        """What choosing among averages and calibrating may use of the clock."""
         return 0.0 if self.seconds is None else min(self.reserve_seconds, self.seconds / 4)
 
     @property

@@ -138,11 +138,12 @@ def train(
     stepper = warm_up(model, config, loader, ranks, dtype, muon_dtype, ledger)
     optimizers = Optimizers(config.optimizer, model.parameter_infos(), muon_dtype, ranks)
     averages = Averages(config.average, parameters) if config.average is not None else None
-    machine = describe_machine()
+    machine, earlier = describe_machine(ranks.world), []
     position = Position()
     if checkpoint is not None:
         position = _restore(checkpoint, parameters, optimizers, averages)
         ledger.add(checkpoint.progress["seconds"])
+        earlier = machines_before(checkpoint, machine)
     metrics = MetricsLog(folder / "metrics.jsonl", position.step) if ranks.is_first else None
     durations: deque[float] = deque(maxlen=31)
     loss = float("nan")
@@ -154,7 +155,8 @@ def train(
         ledger.settle()
         spent = {entry: ledger.seconds[entry] for entry in LEDGER_ENTRIES}
         progress = {"step": position.step, "finished": finished, "position": asdict(position), "seed": seed, "seconds": spent}
-        progress |= {"dtype": dtype_name(dtype), "muon_dtype": dtype_name(muon_dtype), "machine": machine}
+        progress |= {"dtype": dtype_name(dtype), "muon_dtype": dtype_name(muon_dtype)}
+        progress |= {"machine": machine, "earlier_machines": earlier}
         progress |= {"snapshots": averages.snapshots if averages else 0, "average": choice}
         progress["peak_memory_bytes"] = peak_memory_bytes(ranks.device)
         weights = {name: p.detach() for name, p in parameters.items()}
@@ -264,6 +266,14 @@ def _restore(checkpoint: Checkpoint, parameters: dict[str, nn.Parameter], optimi
         return Position(**checkpoint.progress["position"])
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"the checkpoint's optimizer states belong to another model ({error}); train into another --out") from None
+
+
+def machines_before(checkpoint: Checkpoint, machine: dict[str, Any]) -> list[dict[str, Any]]:
+    """Other machines, or numbers of ranks, on which the run went on before this one, each with the step that it came to."""
+    progress = checkpoint.progress
+    if progress["machine"] == machine:
+        return list(progress["earlier_machines"])
+    return [*progress["earlier_machines"], progress["machine"] | {"until_step": progress["step"]}]
 
 
 @contextmanager

@@ -40,8 +40,8 @@ def peak_memory_bytes(device: str) -> int:
     return largest if sys.platform == "darwin" else 1024 * largest  # macOS counts bytes, Linux kilobytes
 
 
-def describe_machine() -> dict[str, Any]:
-    """Hardware and versions, as recorded with every result."""
+def describe_machine(ranks: int = 1) -> dict[str, Any]:
+    """Hardware and versions, as recorded with every result; ``ranks`` is how many processes work together, a GPU each."""
     cpu = platform.processor() or platform.machine()
     if sys.platform == "linux":
         with open("/proc/cpuinfo") as file:
@@ -51,6 +51,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": cpu,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "ranks": ranks,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -21,8 +21,9 @@ from bytefit.audit.provenance import check_provenance
 from bytefit.cli import main
 from bytefit.config import to_json
 from bytefit.data.shards import TokenStream
+from bytefit.data.tokenizer import BOS_ID
 from bytefit.errors import UserError
-from bytefit.quant.calibrate import CalibrationConfig, OwnText, TrainingText
+from bytefit.quant.calibrate import CalibrationConfig, OwnText, RandomIds, TrainingText
 from bytefit.quant.crown import CrownQConfig
 from bytefit.recipes import find_recipe
 from bytefit.run.folder import RunFolder
@@ -39,7 +40,7 @@ def finished(dataset, tmp_path_factory) -> RunFolder:
     """A run of a system that adapts; tests read it and must not change it."""
     out = tmp_path_factory.mktemp("runs") / "pr578"
     recipe = find_recipe("pr578", "tiny")
-    recipe = dataclasses.replace(recipe, score=dataclasses.replace(recipe.score, max_bytes=6000, proof_bytes=500))
+    recipe = dataclasses.replace(recipe, score=dataclasses.replace(recipe.score, max_bytes=6000, proof_bytes=2000))
     run(recipe, data=dataset.folder, out=out, resume=False, ranks=ONE_RANK)
     return RunFolder(out)
 
@@ -122,6 +123,19 @@ def by_the_clock(evidence: Evidence) -> Evidence:
     return with_recipe(train=train, calibrate=CalibrationConfig(source=TrainingText(), windows=4))(evidence)
 
 
+def on_two_machines(evidence: Evidence) -> Evidence:
+    state = evidence.folder.checkpoint / "state.json"
+    edit(state, lambda s: s.update(earlier_machines=[s["machine"] | {"until_step": 9}]))
+    return Evidence(evidence.folder, evidence.recipe, evidence.dataset)
+
+
+def chosen_after_the_clock(evidence: Evidence) -> Evidence:
+    average = dataclasses.replace(evidence.recipe.train.average, use="held_out")
+    train = dataclasses.replace(evidence.recipe.train, steps=None, seconds=600.0, average=average)
+    edit(evidence.folder.summary, lambda s: s["ledger"].update(train=599.7, average=2.0))
+    return with_recipe(train=train, calibrate=CalibrationConfig(source=RandomIds()))(evidence)
+
+
 def slow_scoring(evidence: Evidence) -> Evidence:
     edit(evidence.folder.summary, lambda s: s["ledger"].update(score=320.0, adapt=300.0))
     return with_recipe(size="full")(evidence)
@@ -170,6 +184,8 @@ PLANTS = [
     (check_order, 11, "calibrated on validation text", calibrated_on_validation),
     (check_order, 12, "the proof did not come back", in_file("proof", lambda p: p.update(restored=False))),
     (check_order, 13, "the coder disagrees", in_file("proof", lambda p: p.update(holds=False, agreement=0.2))),
+    (check_order, 13, "a proof without learning", in_file("proof", lambda p: p.update(learned_steps=0))),
+    (check_order, 13, "a proof of a few bytes", in_file("proof", lambda p: p.update(expected_bits=2000.0))),
     (check_counting, 15, "17 % more bytes", in_file("score", lambda s: s["sliding"].update(bytes=int(1.17 * s["sliding"]["bytes"])))),
     (check_counting, 18, "9 % more bytes", in_file("score", lambda s: s["adapt"].update(bytes=int(1.0895 * s["adapt"]["bytes"])))),
     (
@@ -189,9 +205,16 @@ PLANTS = [
     (check_limits, 30, "a score that was made up", in_file("score", made_up)),
     (check_limits, 30, "another size", in_file("pack", lambda p: p.update(bytes=p["bytes"] - 100))),
     (check_limits, 31, "calibration after the clock", by_the_clock),
+    (check_limits, 31, "choosing after the clock", chosen_after_the_clock),
     (check_limits, 32, "slow scoring", slow_scoring),
+    (
+        check_limits, 32, "no seconds of scoring",
+        lambda e: with_recipe(size="full")(in_file("summary", lambda s: s["ledger"].update(score=0.0, adapt=0.0))(e)),
+    ),
     (check_limits, 33, "adapting outside the timers", in_file("summary", lambda s: s["ledger"].pop("adapt"))),
     (check_limits, 34, "another processor", in_file("summary", lambda s: s["hardware"].update(cpu="Fast 9000"))),
+    (check_limits, 34, "another number of ranks", in_file("summary", lambda s: s["hardware"].update(ranks=8))),
+    (check_limits, 34, "a machine left out", on_two_machines),
     (
         check_limits, 35, "packing outside the timers",
         in_file("summary", lambda s: s["ledger"].update(fit=0.0, calibrate=0.0, encode=0.0, quantise=0.0)),
@@ -282,6 +305,26 @@ def test_documents_that_are_not_apart_are_named(finished, dataset, tmp_path, mon
     real = order.target_nats
     monkeypatch.setattr(order, "target_nats", lambda model, tokens, _, dtype: real(model, tokens, Sliding(window=64, stride=8), dtype))
     assert verdicts(check_order(Evidence(folder, folder.read_recipe(), dataset)))[14] == "fail"
+
+
+@pytest.mark.parametrize("length", [20, 4000])
+def test_short_documents_are_no_fault(finished, dataset, tmp_path, length) -> None:
+    """The first document may end before a window, or be all there is; what the next one costs comes from a fresh start, and says so."""
+    copy = tmp_path / "run"
+    shutil.copytree(finished.path, copy)
+    folder = RunFolder(copy)
+    edit(folder.score, lambda record: record["adapt"].update(protocol=to_json(DocumentLora(window=64, chunk_tokens=32, lr=0.002))))
+    tokens = dataset.val.all()
+    inside = tokens[tokens != BOS_ID]
+    cut = np.insert(inside[:4000], np.arange(0, 4000, length), BOS_ID)
+    data = dataclasses.replace(dataset, val=stream(cut))
+    booked = {"targets": len(cut) - 1, "blocks": [[len(cut) - 1, 1.0, 1]]}
+    edit(folder.score, lambda record: [record[name].update(booked) for name in ("full", "sliding", "adapt")])
+    recipe = folder.read_recipe()
+    recipe = dataclasses.replace(recipe, score=dataclasses.replace(recipe.score, max_bytes=None))
+    found = verdicts(check_order(Evidence(folder, recipe, data)))
+    assert [number for number, verdict in found.items() if verdict == "fail"] == []
+    assert found[14] == ("pass" if length == 20 else "not applicable")
 
 
 @pytest.mark.parametrize("fault", ["spaces twice", "byte pieces", "boundary"])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from bytefit.cli import MODULES, build_parser, main
 from bytefit.recipes import find_recipe
@@ -253,6 +254,16 @@ def test_artifact_on_a_foreign_dataset(tiny_run, write, tmp_path, capsys, docume
     code, _, err = run(capsys, "score", tiny_run.artifact, "--data", tmp_path / "other")
     assert code == 2
     assert "tokenizer is not the one of" in err
+
+
+def test_a_gpu_without_room_is_one_clear_line(dataset, tmp_path, capsys, monkeypatch) -> None:
+    def no_room(*arguments, **others):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 23.6 GiB")
+
+    monkeypatch.setattr("bytefit.run.pipeline.train_step", no_room)
+    code, _, err = run(capsys, "run", "pocket", "--size", "tiny", "--data", dataset.folder, "--out", tmp_path / "run")
+    assert code == 2
+    assert err.strip().splitlines()[-1].startswith("bytefit: CUDA out of memory; take fewer tokens at once, e.g. --set train.micro_batch")
 
 
 def test_help_shows_examples(capsys) -> None:

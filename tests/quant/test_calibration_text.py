@@ -48,8 +48,18 @@ def test_every_source_gives_the_windows_that_were_asked_for(source, write) -> No
 def test_training_text_is_spread_evenly() -> None:
     stream = TokenStream([np.arange(1000, dtype=np.uint16)])
     got = torch.cat(read(TrainingText(), windows=5, train=stream))
-    assert got[:, 0].tolist() == [0, 246, 492, 738, 984]
+    assert sorted(got[:, 0].tolist()) == [0, 246, 492, 738, 984]
     assert all(row.tolist() == list(range(int(row[0]), int(row[0]) + 16)) for row in got)
+
+
+@pytest.mark.parametrize("first", [9, 33, 60])
+def test_what_the_clock_leaves_of_it_is_spread_as_well(first) -> None:
+    """Any number of first windows lies all over the text: no gap between them is much wider than if they were laid evenly."""
+    stream = TokenStream([np.arange(20_016, dtype=np.uint16)])
+    starts = torch.cat(read(TrainingText(), windows=101, train=stream))[:first, 0].tolist()
+    gaps = np.diff([0, *sorted(starts), 20_000])
+    assert len(set(starts)) == first
+    assert gaps.max() <= 2.7 * 20_000 / first
 
 
 def test_random_ids_are_even() -> None:

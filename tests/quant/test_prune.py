@@ -65,11 +65,12 @@ def model_of_codes() -> tuple[dict[str, Codes], dict]:
         "c": Codes(codes["c"], LogSteps(0.25, rng.integers(-6, 6, size=5).astype(np.int32), rng.integers(-6, 6, size=4).astype(np.int32))),
     }
     moments = {name: second_moment(uneven_inputs(50, shapes[name][1], seed=i)) for i, name in enumerate(shapes) if name != "unknown"}
-    return held, {name: metric(moment, shapes[name][0]) for name, moment in moments.items()}
+    rows = {name: rng.random(shapes[name][0]) + 0.01 for name in moments}
+    return held, {name: metric(moment, rows[name]) for name, moment in moments.items()}
 
 
 def slow_ones(held: dict[str, Codes], metrics: dict) -> list[tuple[float, str, int, int]]:
-    """(step² · H_jj, matrix, row, column) of every code that is 1 or -1, cheapest first."""
+    """(step² · r_i · H_jj, matrix, row, column) of every code that is 1 or -1, cheapest first."""
     found = []
     for name, codes in held.items():
         if name not in metrics:
@@ -81,7 +82,7 @@ def slow_ones(held: dict[str, Codes], metrics: dict) -> list[tuple[float, str, i
                         step = codes.steps.base * 2.0 ** (codes.steps.rows[i] / 4) * 2.0 ** (codes.steps.columns[j] / 4)
                     else:
                         step = float(codes.steps.values[i % len(codes.steps.values)])
-                    found.append((step**2 * float(metrics[name].columns[j, j]), name, i, j))
+                    found.append((step**2 * float(metrics[name].rows[i] * metrics[name].columns[j, j]), name, i, j))
     return sorted(found)
 
 

@@ -3,11 +3,76 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 
+import pytest
+
+from bytefit.cli import main
+from bytefit.optim.schedule import lr_scale
 from bytefit.run.folder import RunFolder
 from bytefit.run.pipeline import run
+from bytefit.train import loop
+from bytefit.train.machine import describe_machine
 from tests.conftest import ONE_RANK
+
+
+def test_steps_one_by_one_leave_what_a_run_leaves(dataset, tmp_path, capsys) -> None:
+    """`train`, `pack`, `score`, `prove`, then `run --resume`: every second has its entry, and the audit finds them."""
+    out = tmp_path / "run"
+    words = ("pocket", "--size", "tiny", "--steps", "12", "--data", str(dataset.folder), "--out", str(out))
+    for verb in (["train", *words], ["pack", str(out)], ["score", str(out)], ["prove", str(out)], ["run", *words, "--resume"]):
+        assert main(verb) == 0
+    folder = RunFolder(out)
+    first = json.loads(folder.summary.read_text())["ledger"]
+    assert {"train", "calibrate", "fit", "score", "prove"} <= first.keys()
+    assert main(["audit", str(out)]) == 0
+    assert main(["pack", str(out), "--bytes", "15000"]) == 0
+    assert main(["run", *words, "--resume", "--bytes", "15000"]) == 0
+    again = json.loads(folder.summary.read_text())
+    assert again["artifact_bytes"] <= 15_000
+    assert again["ledger"]["train"] == first["train"]
+    assert again["ledger"]["fit"] != first["fit"]  # of this packing, not of the one before
+
+
+def test_scoring_a_run_again_brings_its_summary_up_to_date(tiny_run, tmp_path, monkeypatch) -> None:
+    folder = RunFolder(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    folder.audit.write_text("[]")
+    summary = json.loads(folder.summary.read_text())
+    folder.summary.write_text(json.dumps(summary | {"val_bpb_full": 9.0, "proof_restored": False}))
+    assert main(["score", str(folder.path)]) == 0
+    assert json.loads(folder.summary.read_text())["val_bpb_full"] == summary["val_bpb_full"]
+    assert not folder.audit.exists()
+    assert main(["prove", str(folder.path)]) == 0
+    assert json.loads(folder.summary.read_text())["proof_restored"] is True
+
+
+def test_a_run_that_went_on_elsewhere_names_both_machines(dataset, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "run"
+    words = ["run", "pocket", "--size", "tiny", "--steps", "12", "--data", str(dataset.folder), "--out", str(out)]
+    here, calls = describe_machine(), []
+
+    def stop_at_5(*arguments) -> float:
+        calls.append(1)
+        if len(calls) == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return lr_scale(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "lr_scale", stop_at_5)
+        assert main(words) == 130
+    elsewhere = here | {"gpu": "a large one", "ranks": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "describe_machine", lambda ranks: elsewhere)
+        assert main([*words, "--resume"]) == 0
+    summary = json.loads(RunFolder(out).summary.read_text())
+    assert (summary["hardware"]["gpu"], summary["hardware"]["ranks"]) == ("a large one", 8)
+    (earlier,) = summary["earlier_hardware"]
+    assert (earlier["gpu"], earlier["ranks"]) == (here["gpu"], 1)
+    assert 5 <= earlier["until_step"] <= 7
+    assert main(["audit", str(out)]) == 0
+    assert "before that on" in RunFolder(out).audit.read_text()
 
 
 def test_the_hardware_is_what_trained(tiny_run, tmp_path) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import constriction
 import numpy as np
 import pytest
 import safetensors.torch
@@ -20,6 +21,7 @@ from bytefit.errors import UserError
 from bytefit.score import harness
 from bytefit.score import journal as journal_file
 from bytefit.score.adapt import AdamW, Adapt, DocumentLora, Sgd
+from bytefit.score.coder import _symbol_model, coder_bits
 from bytefit.score.compressed import compress, decompress, default_protocol
 from bytefit.score.harness import Watch
 from bytefit.score.journal import Journal
@@ -238,6 +240,28 @@ def test_proof_while_learning(tiny_run, tmp_path, protocol) -> None:
     assert abs(proof.agreement) < 0.001
     plain = prove(tiny_run.artifact, documents, tmp_path / "proof", torch.float32)
     assert abs(proof.coded_bits - plain.coded_bits) > 0.005 * plain.coded_bits  # learning changes the file
+
+
+def test_a_proof_holds_some_learning_however_long_chunks_are(tiny_run, tmp_path) -> None:
+    documents = cut_documents([text.encode() for text in make_documents(20, seed=9)], 8_000)
+    proof = prove(tiny_run.artifact, documents, tmp_path / "proof", torch.float32, dataclasses.replace(ADAPT, chunk_tokens=1 << 18))
+    assert proof.holds
+    assert proof.learned_steps > 0
+    assert proof.protocol["chunk_tokens"] < 4000  # what was proven stands in it
+
+
+def test_what_the_coder_takes_is_known_to_the_bit() -> None:
+    """Of likely targets and of those that its 24 bits cannot tell from impossible ones."""
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(scale=6.0, size=(400, 300)))
+    targets = rng.integers(0, 300, size=400)
+    encoder = constriction.stream.queue.RangeEncoder()
+    for row, target in zip(torch.softmax(logits, -1).numpy(), targets, strict=True):
+        encoder.encode(int(target), _symbol_model(row))
+    nats = -torch.log_softmax(logits, -1).numpy()[np.arange(400), targets]
+    expected = coder_bits(nats, 300)
+    assert abs(32 * len(encoder.get_compressed()) - expected) <= 64
+    assert nats.sum() / np.log(2) > expected + 200  # a score knows no such limit
 
 
 def test_the_coder_has_the_scorers_temperature(tiny_run, tmp_path) -> None:
