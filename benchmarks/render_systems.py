@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from plot import chart
+from record import digest
 
+from bytefit.config import to_json
 from bytefit.recipes import AS_SUBMITTED, RECIPES, SYSTEMS, find_recipe
 
 Record = dict[str, Any]
@@ -72,12 +74,13 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
     return lines
 
 
-EARLIER = "† Of an earlier count of steps, and of the recipe as it was then; to be measured again."
+EARLIER = "† Of an earlier count of steps, or of the recipe as it was then; to be measured again."
 
 
 def dagger(rows: list[Record], steps: Record) -> str:
-    """A mark where a row of one system took other steps than its clock gives it now."""
-    return "" if all(row["summary"]["steps"] == steps["steps"][row["name"]] for row in rows) else " †"
+    """A mark where a row of one system took other steps than its clock gives it now, or is of another recipe than it is now."""
+    now = {(steps["steps"][name], digest(to_json(find_recipe(name)))) for name in {row["name"] for row in rows}}
+    return "" if all((row["summary"]["steps"], row["digest"]) in now for row in rows) else " †"
 
 
 def peers_section(record: Record) -> list[str]:

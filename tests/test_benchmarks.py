@@ -236,11 +236,13 @@ def test_a_row_that_is_measured_again_replaces_the_old_one(tmp_path) -> None:
     assert [(row["name"], row["seed"], row["value"]) for row in read_lines(path)] == [("b", 1, 2.0), ("a", 2, 3.0), ("a", 1, 4.0)]
 
 
-def test_rows_of_another_count_of_steps_say_so() -> None:
+def test_rows_of_another_count_of_steps_or_recipe_say_so() -> None:
+    from record import digest
     from render_systems import EARLIER, system_figures
 
     keys = ("val_bpb_float", "val_bpb_full", "val_bpb_sliding", "val_bpb_adapted", "val_bpb")
     row = {"name": "pr128", "val_bpb_last": 2.0, "summary": dict.fromkeys(keys, 2.0) | {"artifact_bytes": 5, "steps": 100}}
-    for now, marked in ((100, False), (101, True)):
-        page = system_figures("pr128", [row], {"steps": {"pr128": now}}, [])
+    known = digest(to_json(find_recipe("pr128")))
+    for now, of_recipe, marked in ((100, known, False), (101, known, True), (100, "of another", True)):
+        page = system_figures("pr128", [row | {"digest": of_recipe}], {"steps": {"pr128": now}}, [])
         assert ("| pr128 † |" in page) == (EARLIER in page) == marked
