@@ -35,11 +35,11 @@ from typing import Any
 
 import torch
 from lengths import settings_for
-from record import provenance, read_lines
+from record import digest, provenance, read_lines
 from techniques import TECHNIQUES, Technique
 
 from bytefit.artifact.load import load_artifact
-from bytefit.config import apply_settings
+from bytefit.config import apply_settings, to_json
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.files import read_json
 from bytefit.ledger import Ledger
@@ -84,9 +84,11 @@ class Lines:
         return settings_for(changed, job.steps / self.lab_steps[job.recipe])
 
     def has(self, job: Job, weights: str | None = None) -> bool:
-        """Raises SystemExit where a row of this name is of other settings or weights: its differences would be of two kinds."""
+        """Raises SystemExit where a row of this name is of another recipe or other weights: its differences would be of two kinds."""
+        lengths = self.lengths(job) if weights is None else []
         wanted = {"settings": list(job.settings), "steps": job.steps} | self.same
-        wanted |= {"lengths": self.lengths(job)} if weights is None else {"weights": weights}
+        wanted |= {"lengths": lengths} if weights is None else {"weights": weights}
+        wanted["digest"] = digest_of(job, lengths)
         for row in self.rows:
             if (row["recipe"], row["technique"], row["way"], row["seed"], row["match"]) == job.key:
                 for key, value in wanted.items():
@@ -108,6 +110,10 @@ class Lines:
         if found is not None:
             return found
         sys.exit(f"{job.technique or 'the base'} ({job.recipe}): no step-matched row yet; run --match steps first")
+
+
+def digest_of(job: Job, lengths: list[str]) -> str:
+    return digest(to_json(apply_settings(find_recipe(job.recipe), pairs_of((*job.settings, *lengths)))))
 
 
 def first_milliseconds(rows: list[dict[str, Any]], recipe: str, technique: str | None, way: str) -> float | None:
@@ -164,7 +170,7 @@ def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, lin
     folder = RunFolder(path)
     recipe = folder.read_recipe()
     row: dict[str, Any] = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "match": job.match, "seed": job.seed}
-    row |= {"steps": job.steps, "settings": list(job.settings), "lengths": lengths}
+    row |= {"steps": job.steps, "settings": list(job.settings), "lengths": lengths, "digest": digest_of(job, lengths)}
     row["milliseconds_a_step"] = step_milliseconds(folder)
     row["float"] = bits_per_byte(folder, dataset, options.max_bytes, recipe.score.window, packed=False)
     if job.packed:
@@ -263,7 +269,9 @@ def run_packing(options: argparse.Namespace, dataset: Dataset, lines: Lines, mad
                 if lines.has(job, weights):
                     continue
                 row = {"recipe": recipe, "technique": name, "way": way, "match": "weights", "seed": seed, "steps": 0}
-                row |= {"settings": list(settings), "weights": weights} | repack(technique, recipe, seed, options, dataset)
+                row |= {"settings": list(settings), "digest": digest_of(job, []), "weights": weights} | repack(
+                    technique, recipe, seed, options, dataset
+                )
                 lines.add(row | lines.same | made_by)
                 print(f"{recipe} {name or 'as it is'}, seed {seed}: {row['packed']:.4f}", file=sys.stderr, flush=True)
 

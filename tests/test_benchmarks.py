@@ -110,13 +110,15 @@ def test_a_line_that_was_cut_off_is_made_again(tmp_path) -> None:
 
 
 def test_rows_of_other_settings_are_refused(tmp_path, dataset) -> None:
-    from ablation import Job, Lines
+    from ablation import Job, Lines, digest_of
 
     job = Job("pr578", "XSA in the last blocks", "out", ("model.attention.exclusive=null",), False, 1, 200, "steps")
     lines = Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 1000})
     assert not lines.has(job)
     row = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "seed": 1, "match": "steps", "steps": 200}
-    lines.add(row | {"settings": list(job.settings), "lengths": lines.lengths(job)} | lines.same)
+    lengths = lines.lengths(job)
+    row |= {"settings": list(job.settings), "lengths": lengths, "digest": digest_of(job, lengths)} | lines.same
+    lines.add(row)
     assert Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 1000}).has(job)
     with pytest.raises(SystemExit, match="steps 200, not 300"):
         lines.has(Job(job.recipe, job.technique, job.way, job.settings, False, 1, 300, "steps"))
@@ -124,6 +126,9 @@ def test_rows_of_other_settings_are_refused(tmp_path, dataset) -> None:
         Lines(tmp_path / "rows.jsonl", 2000, dataset, {"pr578": 1000}).has(job)
     with pytest.raises(SystemExit, match="with lengths"):
         Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 500}).has(job)
+    lines.rows[0] = row | {"digest": "of another recipe"}
+    with pytest.raises(SystemExit, match="with digest 'of another recipe'"):
+        lines.has(job)
 
 
 def test_a_steps_time_counts_late_steps_too(tmp_path) -> None:
