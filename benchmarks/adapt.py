@@ -22,6 +22,7 @@ from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.dtypes import resolve_dtype
 from bytefit.files import read_json
 from bytefit.ledger import Ledger
+from bytefit.model.inspect import num_parameters
 from bytefit.recipes import find_recipe
 from bytefit.run.folder import RunFolder
 from bytefit.run.steps import pack_step, val_tokens
@@ -89,6 +90,7 @@ def main() -> None:
     made_by, dataset = provenance(), open_dataset(options.data)
     record: dict[str, Any] = made_by | {"benchmark": "adapt", "dataset_sha256": dataset.sha256, "rows": []}
     for path in options.runs:
+        record["num_parameters"] = num_parameters(RunFolder(path).read_recipe().model)
         train_seconds = read_json(path / "checkpoint" / "state.json")["seconds"]["train"]
         record["rows"] += [row | {"train_seconds": train_seconds} for row in measure(path, dataset, options.max_bytes, options.only)]
         write(options.out, record)

@@ -40,7 +40,7 @@ from bytefit.artifact.code_stream import decode_codes, encode_codes
 from bytefit.artifact.codecs import CODECS
 from bytefit.data.dataset import open_dataset
 from bytefit.errors import UserError
-from bytefit.model.inspect import cost_by_part
+from bytefit.model.inspect import cost_by_part, num_parameters
 from bytefit.model.roles import ParameterInfo, Role
 from bytefit.quant.calibrate import CalibrationConfig, Statistics, TrainingText, calibration_batches, collect, load_statistics
 from bytefit.quant.gptq import Gptq
@@ -325,10 +325,11 @@ def main() -> None:
         decode_codes(encode_codes([warm], [states]), [warm.shape], [states])
 
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    count = None  # of the trained models
     for path in options.runs:
         folder = RunFolder(path)
         trained = trained_model(folder, folder.read_recipe())
-        infos = list(trained.parameter_infos())
+        count, infos = num_parameters(trained.config), list(trained.parameter_infos())
         weights = {info.name: info.parameter.detach().float() for info in infos}
         held = statistics_of(folder, options.windows)
         for scheme, quant in SCHEMES.items():
@@ -357,7 +358,8 @@ def main() -> None:
     for name, why in peers.skipped.items():
         print(f"\n{name} was skipped: {why}")
     record = provenance() | {
-        "benchmark": "codec", "seed": SEED, "runs": [path.name for path in options.runs], "peers": peers.facts, "skipped": peers.skipped,
+        "benchmark": "codec", "num_parameters": count, "seed": SEED, "runs": [path.name for path in options.runs],
+        "peers": peers.facts, "skipped": peers.skipped,
         "trained": [row for found in rows.values() for row in found], "totals": summed, "full_size": full, "verdicts": verdicts,
     }  # fmt: skip
     write(options.out, record)

@@ -27,6 +27,7 @@ from tax import INT8, Model, equal_damage
 
 from bytefit.artifact.weights_part import CodecName, CodeSections, model_sections
 from bytefit.data.dataset import open_dataset
+from bytefit.model.inspect import num_parameters
 from bytefit.model.roles import ParameterInfo, Role
 from bytefit.quant.clip import Sigmas
 from bytefit.quant.gptq import Gptq, Nearest, Rounding
@@ -170,6 +171,7 @@ def main() -> None:
     record: dict[str, Any] = made_by | {"benchmark": "rate", "dataset_sha256": dataset.sha256, "layers": [], "models": []}
     for path in options.runs:
         model = Model(path, dataset, options.max_bytes)
+        record["num_parameters"] = num_parameters(model.recipe.model)
         seed = model.recipe.seed
         for role in ROLES:
             points = layer_points(model, role)

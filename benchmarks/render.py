@@ -17,7 +17,8 @@ from render_quant import codec_section, fit_section, gptq_section, rate_section,
 from render_score import adapt_section
 from render_systems import gpu_section, peers_section, scaling_section, system_figures, systems_section
 
-from bytefit.recipes import SYSTEMS
+from bytefit.model.inspect import num_parameters
+from bytefit.recipes import SYSTEMS, find_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -37,7 +38,15 @@ def read_lines(name: str) -> list[dict[str, Any]]:
 def provenance(record: dict[str, Any]) -> str:
     machine = record.get("machine") or record["summaries"][0]["hardware"]
     where = f"{machine['cpu']}, {machine['cpu_capability']}, {machine['threads']} threads"
-    return f"`{record['command']}` at commit `{record['commit'][:10]}`; {where}."
+    return f"`{record['command']}` at commit `{record['commit'][:10]}`; {where}.{of_an_earlier_pocket(record)}"
+
+
+def of_an_earlier_pocket(record: dict[str, Any]) -> str:
+    """A word where the models were those of ``pocket`` and ``pocket`` is now another."""
+    was, now = record.get("num_parameters"), num_parameters(find_recipe("pocket").model)
+    if was in (None, now) or record.get("recipe", "pocket") != "pocket":
+        return ""
+    return f" Of an earlier `pocket`, with {was:,} parameters; today's has {now:,}."
 
 
 def mean(summaries: list[dict[str, Any]], key: str) -> float:

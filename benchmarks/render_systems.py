@@ -163,8 +163,8 @@ def scaling_section(rows: list[Record], of_systems: list[Record], pictures: Path
     lines = [
         "## Bytes and seconds",
         "",
-        f"`python benchmarks/scaling.py run --data web` at commit {commits}; {rows[0]['machine']['cpu']}. `pocket`, its width chosen for "
-        "the cap, everything else the same; steps of a clock on two cores; the headline protocol; means over the seeds. A million bytes "
+        f"`python benchmarks/scaling.py run --data web` at commit {commits}; {rows[0]['machine']['cpu']}. `pocket`, its width, heads and "
+        "hashed table chosen for the cap, everything else the same; steps of a clock on two cores; the headline protocol; means over the seeds. A million bytes "
         f"and {of_systems[0]['seconds']:.0f} s are the rows of the table of systems.",
         "",
         "![bits per byte against artifact bytes](pictures/bytes.svg) ![and against training seconds](pictures/seconds.svg)",

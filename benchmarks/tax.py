@@ -26,6 +26,7 @@ from bytefit.artifact.pack import PackConfig, Packed, pack
 from bytefit.config import to_json
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.ledger import Ledger
+from bytefit.model.inspect import num_parameters
 from bytefit.quant.calibrate import CalibrationConfig, TrainingText
 from bytefit.quant.clip import FixedClip, Percentile, RowMaximum, Searched, Shrunk
 from bytefit.quant.crown import CrownQConfig
@@ -164,7 +165,8 @@ def main() -> None:
         rows.append({"trained": name, "seed": seed} | result)
         taxes = ", ".join(f"{scheme} {value['tax']:+.4f}" for scheme, value in result["schemes"].items())
         print(f"{name}, seed {seed}: float {result['float']:.4f}; {taxes}", file=sys.stderr)
-        write(options.out, made_by | {"benchmark": "tax", "dataset_sha256": dataset.sha256, "steps": options.steps, "rows": rows})
+        of_models = {"num_parameters": num_parameters(RunFolder(folder).read_recipe().model), "steps": options.steps}
+        write(options.out, made_by | {"benchmark": "tax", "dataset_sha256": dataset.sha256} | of_models | {"rows": rows})
 
 
 if __name__ == "__main__":
