@@ -161,8 +161,8 @@ def _same_forward_pass(run: Evidence) -> Finding:
     if not run.proof:
         return skipped(13, "no proof was made (score.proof_bytes is 0)")
     evidence = f"the coder's token-by-token pass and the scorer's agree within {run.proof['agreement']:+.4%}"
-    if LEAST_OF_A_PROOF * run.proof["expected_bits"] < SLACK_BITS:
-        return failed(13, f"{evidence}, but {run.proof['bytes_in']:,} bytes are too few to say anything; raise score.proof_bytes")
+    if run.proof["holds"] and LEAST_OF_A_PROOF * run.proof["expected_bits"] < SLACK_BITS:
+        return skipped(13, f"{evidence}, but {run.proof['bytes_in']:,} bytes are too few to say anything; raise score.proof_bytes")
     if isinstance(run.recipe.score.coded, Adapt | DocumentLora):
         evidence += f", with {run.proof['learned_steps']} steps of learning on the way"
         return judged(13, bool(run.proof["holds"]) and run.proof["learned_steps"] > 0, evidence)

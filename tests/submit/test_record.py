@@ -111,7 +111,7 @@ def test_readme_and_logs(record, runs) -> None:
     assert f"{found['bytes_code']:,} (`train_gpt.py`" in page
     assert "| `model.mlp` | `ReluSquaredConfig(width=2.0, slope=0.0)` |" in page
     assert "| `pack.quant.mlp` | as `pack.quant.table` |" in page
-    assert page.count("30 pass, 0 fail, 10 not applicable") == len(SEEDS)
+    assert page.count("29 pass, 0 fail, 11 not applicable") == len(SEEDS)
     for package, version in found["packages"].items():
         assert f"- `{package}` {version}: " in page
 
