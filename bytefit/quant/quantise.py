@@ -239,10 +239,3 @@ class Quantiser:
 def _gain_codes(values: np.ndarray, step: float) -> Codes:
     """One row of codes, whatever the shape was."""
     return Codes(np.round(values.reshape(1, -1) / step).astype(np.int32), RowSteps(np.array([step], dtype=np.float32), "float32"))
-
-
-def quantise_model(
-    weights: dict[str, Tensor], infos: Iterable[ParameterInfo], config: QuantConfig, statistics: Statistics | None = None, dial: float = 1.0
-) -> QuantisedModel:
-    """Round every parameter by its role's rule, at one position of the dial."""
-    return Quantiser(weights, infos, config, statistics or {}).at(dial)

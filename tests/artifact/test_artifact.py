@@ -22,8 +22,9 @@ from bytefit.quant.codes import LogSteps, RowSteps
 from bytefit.quant.gptq import Gptq, Nearest
 from bytefit.quant.grid import EqualDamageGrid, RowGrid, integer_grid
 from bytefit.quant.low_rank import LowRankConfig
-from bytefit.quant.quantise import BlockRule, MatrixQuant, quantise_model
+from bytefit.quant.quantise import BlockRule, MatrixQuant
 from tests.artifact.tools import COARSE, CODEC_NAMES, EVERYTHING, GRIDS, one_rule, packed
+from tests.quant.tools import quantise_model
 
 
 def assert_loads_as_quantised(result, dataset) -> None:

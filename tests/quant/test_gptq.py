@@ -10,9 +10,9 @@ from bytefit.quant.gptq import Gptq
 from bytefit.quant.grid import RowGrid, StepGrid, integer_grid
 from bytefit.quant.metric import Metric, factorise
 from bytefit.quant.prune import PruneConfig
-from bytefit.quant.quantise import MatrixQuant, QuantConfig, quantise_model
+from bytefit.quant.quantise import MatrixQuant, QuantConfig
 from tests.quant import reference
-from tests.quant.tools import config_of, info, normal_weights, quantise, quantise_all, second_moment, uneven_inputs
+from tests.quant.tools import config_of, info, normal_weights, quantise, quantise_all, quantise_model, second_moment, uneven_inputs
 
 COLS = 40
 W = normal_weights(32, COLS, seed=1)

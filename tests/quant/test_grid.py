@@ -11,9 +11,9 @@ from bytefit.errors import UserError
 from bytefit.quant.clip import FixedClip, Percentile, RowMaximum, Searched, Shrunk, Sigmas
 from bytefit.quant.gptq import Gptq
 from bytefit.quant.grid import EqualDamageGrid, RowGrid, StepGrid, integer_grid
-from bytefit.quant.quantise import MatrixQuant, quantise_model
+from bytefit.quant.quantise import MatrixQuant
 from tests.quant import reference
-from tests.quant.tools import config_of, info, normal_weights, quantise, quantise_all, second_moment, uneven_inputs
+from tests.quant.tools import config_of, info, normal_weights, quantise, quantise_all, quantise_model, second_moment, uneven_inputs
 
 W = normal_weights(24, 65)
 RULES: list[tuple[FixedClip, tuple]] = [

@@ -15,7 +15,7 @@ from bytefit.quant.codes import Codes
 from bytefit.quant.gptq import Nearest, Rounding
 from bytefit.quant.grid import Grid, StepGrid
 from bytefit.quant.metric import Metric
-from bytefit.quant.quantise import MatrixQuant, QuantConfig, QuantisedModel, quantise_model
+from bytefit.quant.quantise import MatrixQuant, QuantConfig, QuantisedModel, Quantiser
 from bytefit.recipes import find_recipe
 
 TOKENIZER = ByteTokenizer()
@@ -31,6 +31,17 @@ def config_of(quant: MatrixQuant, **others: object) -> QuantConfig:
 
 def info(name: str, shape: tuple[int, ...], role: Role = Role.MLP, block: int | None = 0) -> ParameterInfo:
     return ParameterInfo(name, parameter(torch.zeros(shape), role), role, block)
+
+
+def quantise_model(
+    weights: dict[str, Tensor],
+    infos: list[ParameterInfo],
+    config: QuantConfig,
+    statistics: dict[str, Metric] | None = None,
+    dial: float = 1.0,
+) -> QuantisedModel:
+    """Every parameter rounded by its role's rule, at one position of the dial."""
+    return Quantiser(weights, infos, config, statistics or {}).at(dial)
 
 
 def quantise_all(
