@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from record import provenance, write
 
@@ -31,14 +32,15 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders of the table")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/half_megabyte.json"))
     options = parser.parse_args()
-    dataset, rows = open_dataset(options.data), []
+    dataset = open_dataset(options.data)
+    rows: list[dict[str, Any]] = []
     record = provenance() | {"benchmark": "half_megabyte", "dataset_sha256": dataset.sha256, "rows": rows}
     tokens, dtype = val_tokens(dataset, HALF_A_MEGABYTE), resolve_dtype("auto", "cpu")
     for path in options.runs:
         recipe, artifact = RunFolder(path).read_recipe(), load_artifact(RunFolder(path).artifact)
         check_fits(artifact, dataset)
         sliding = Sliding(window=recipe.score.window, stride=recipe.score.stride)
-        row = {"recipe": recipe.name, "seed": recipe.seed, "artifact_sha256": artifact.sha256}
+        row: dict[str, Any] = {"recipe": recipe.name, "seed": recipe.seed, "artifact_sha256": artifact.sha256}
         for name, protocol in (("sliding", sliding), ("own", default_protocol(artifact))):
             result = score(artifact.model, tokens, dataset.byte_table, protocol, dtype)
             row |= {name: result.bits_per_byte, "bytes": result.bytes}

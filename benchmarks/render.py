@@ -240,7 +240,7 @@ def main() -> None:
         lines += systems_section(systems, steps)
     peers = read("peers")
     if peers:
-        lines += peers_section(peers)
+        lines += peers_section(peers, read("half_megabyte"))
     for name in SYSTEMS:
         write_between(ROOT / "docs" / "systems" / f"{name}.md", "figures", system_figures(name, systems, steps, gpu))
     scaling = read_lines("scaling")

@@ -83,8 +83,8 @@ def dagger(rows: list[Record], steps: Record) -> str:
     return "" if all((row["summary"]["steps"], row["digest"]) in now for row in rows) else " †"
 
 
-def peers_section(record: Record) -> list[str]:
-    """What the contest's own scripts reached under a like budget."""
+def peers_section(record: Record, ours: Record | None) -> list[str]:
+    """What the contest's own scripts reached under a like budget, and what artifacts of the table of systems reach on their text."""
     lines = [
         "## The contest's own scripts on two cores",
         "",
@@ -99,6 +99,13 @@ def peers_section(record: Record) -> list[str]:
             f"| {row['system']} | {row['num_parameters']:,} | {scores[0]} | {scores[1]} | {row['quantised_as']} | {scores[2]} "
             f"| {scores[3]} | {row['model_bytes']:,} |"
         )
+    if ours:
+        told = "; ".join(f"`{row['recipe']}` (seed {row['seed']}) {row['sliding']:.4f} and {row['own']:.4f}" for row in ours["rows"])
+        lines += [
+            "",
+            f"The table's own artifacts on the same first {ours['rows'][0]['bytes'] / 1e6:.1f} MB (`{ours['command']}` at commit "
+            f"`{ours['commit'][:10]}`), sliding and by their own protocol: {told}.",
+        ]
     return [*lines, ""]
 
 
@@ -164,8 +171,8 @@ def scaling_section(rows: list[Record], of_systems: list[Record], pictures: Path
         "## Bytes and seconds",
         "",
         f"`python benchmarks/scaling.py run --data web` at commit {commits}; {rows[0]['machine']['cpu']}. `pocket`, its width, heads and "
-        "hashed table chosen for the cap, everything else the same; steps of a clock on two cores; the headline protocol; means over the seeds. A million bytes "
-        f"and {of_systems[0]['seconds']:.0f} s are the rows of the table of systems.",
+        "hashed table chosen for the cap, everything else the same; steps of a clock on two cores; the headline protocol; means over the "
+        f"seeds. A million bytes and {of_systems[0]['seconds']:.0f} s are the rows of the table of systems.",
         "",
         "![bits per byte against artifact bytes](pictures/bytes.svg) ![and against training seconds](pictures/seconds.svg)",
         "",
