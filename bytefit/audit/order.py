@@ -19,7 +19,8 @@ from bytefit.files import read_bytes
 from bytefit.model.language_model import LanguageModel
 from bytefit.quant.calibrate import OwnText
 from bytefit.score.adapt import Adapt, DocumentLora
-from bytefit.score.prove import SLACK_BITS
+from bytefit.score.compressed import is_of
+from bytefit.score.prove import SLACK_BITS, cut_documents
 from bytefit.score.scorer import ModelPredictor, ScoreProtocol, score_tapes, target_nats
 from bytefit.score.tape import Tape
 from bytefit.score.windows import Sliding
@@ -153,7 +154,11 @@ def _training_data(run: Evidence) -> Finding:
         return skipped(12, "no proof was made (score.proof_bytes is 0)")
     if run.proof.get("artifact_sha256") != run.artifact.sha256:
         return failed(12, f"proof.json is of artifact {str(run.proof.get('artifact_sha256'))[:12]}; here lies {run.artifact.sha256[:12]}")
-    evidence = f"{run.proof['bytes_in']:,} bytes were restored from this artifact and the compressed file alone"
+    data = read_bytes(run.folder.proof_text)
+    documents = cut_documents(run.dataset.val_documents(run.proof["bytes_in"]), run.proof["bytes_in"])
+    if len(data) != run.proof["bytes_out"] or not is_of(data, run.artifact.sha256, documents):
+        return failed(12, f"{run.folder.proof_text.name} is not the validation text compressed to {run.proof['bytes_out']:,} bytes")
+    evidence = f"{run.proof['bytes_in']:,} bytes of validation text were restored from this artifact and {len(data):,} bytes alone"
     return judged(12, bool(run.proof["restored"]), evidence)
 
 

@@ -111,6 +111,14 @@ def compress(artifact: Artifact, documents: list[bytes], protocol: CodedProtocol
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
+def is_of(data: bytes, artifact_sha256: str, documents: list[bytes]) -> bool:
+    """Whether a whole compressed file names this artifact and the checksum of exactly this text; nothing is decoded."""
+    if len(data) < _HEAD.size + _CHECKSUM.size or zlib.crc32(data[: -_CHECKSUM.size]) != _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0]:
+        return False
+    magic, _, artifact_hash, checksum, *_ = _HEAD.unpack_from(data)
+    return bool(magic == MAGIC and artifact_hash == bytes.fromhex(artifact_sha256)[:8] and checksum == _checksum(documents))
+
+
 def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
     """The documents again.
 

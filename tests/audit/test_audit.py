@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bytefit.artifact.load import load_artifact
 from bytefit.audit import order
 from bytefit.audit.checklist import as_text, audit
 from bytefit.audit.counting import check_counting, table_answers
@@ -29,6 +30,7 @@ from bytefit.recipes import find_recipe
 from bytefit.run.folder import RunFolder
 from bytefit.run.pipeline import run
 from bytefit.score.adapt import Adapt, DocumentLora
+from bytefit.score.compressed import compress
 from bytefit.score.learner import Learner
 from bytefit.score.scorer import score
 from bytefit.score.windows import Full, Sliding
@@ -129,6 +131,13 @@ def on_two_machines(evidence: Evidence) -> Evidence:
     return Evidence(evidence.folder, evidence.recipe, evidence.dataset)
 
 
+def proof_of_another_text(evidence: Evidence) -> Evidence:
+    data = compress(load_artifact(evidence.folder.artifact), [b"something that is easy " * 9])
+    evidence.folder.proof_text.write_bytes(data)
+    edit(evidence.folder.proof, lambda proof: proof.update(bytes_out=len(data)))
+    return Evidence(evidence.folder, evidence.recipe, evidence.dataset)
+
+
 def chosen_after_the_clock(evidence: Evidence) -> Evidence:
     average = dataclasses.replace(evidence.recipe.train.average, use="held_out")
     train = dataclasses.replace(evidence.recipe.train, steps=None, seconds=600.0, average=average)
@@ -183,6 +192,8 @@ PLANTS = [
     (check_order, 2, "a block is scored twice", in_file("score", lambda s: s["full"]["blocks"].append(s["full"]["blocks"][0]))),
     (check_order, 11, "calibrated on validation text", calibrated_on_validation),
     (check_order, 12, "the proof did not come back", in_file("proof", lambda p: p.update(restored=False))),
+    (check_order, 12, "fewer bytes than there are", in_file("proof", lambda p: p.update(bytes_out=p["bytes_out"] - 200))),
+    (check_order, 12, "another text", proof_of_another_text),
     (check_order, 13, "the coder disagrees", in_file("proof", lambda p: p.update(holds=False, agreement=0.2))),
     (check_order, 13, "a proof without learning", in_file("proof", lambda p: p.update(learned_steps=0))),
     (check_counting, 15, "17 % more bytes", in_file("score", lambda s: s["sliding"].update(bytes=int(1.17 * s["sliding"]["bytes"])))),
@@ -330,7 +341,7 @@ def test_short_documents_are_no_fault(finished, dataset, tmp_path, length) -> No
     recipe = folder.read_recipe()
     recipe = dataclasses.replace(recipe, score=dataclasses.replace(recipe.score, max_bytes=None))
     found = verdicts(check_order(Evidence(folder, recipe, data)))
-    assert [number for number, verdict in found.items() if verdict == "fail"] == []
+    assert [number for number, verdict in found.items() if verdict == "fail"] == [12]  # the proof is still of the text before
     assert found[14] == ("pass" if length == 20 else "not applicable")
 
 
