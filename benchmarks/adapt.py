@@ -90,7 +90,8 @@ def main() -> None:
     made_by, dataset = provenance(), open_dataset(options.data)
     record: dict[str, Any] = made_by | {"benchmark": "adapt", "dataset_sha256": dataset.sha256, "rows": []}
     for path in options.runs:
-        record["num_parameters"] = num_parameters(RunFolder(path).read_recipe().model)
+        recipe = RunFolder(path).read_recipe()
+        record |= {"recipe": recipe.name, "num_parameters": num_parameters(recipe.model)}
         train_seconds = read_json(path / "checkpoint" / "state.json")["seconds"]["train"]
         record["rows"] += [row | {"train_seconds": train_seconds} for row in measure(path, dataset, options.max_bytes, options.only)]
         write(options.out, record)

@@ -171,7 +171,7 @@ def main() -> None:
     record: dict[str, Any] = made_by | {"benchmark": "rate", "dataset_sha256": dataset.sha256, "layers": [], "models": []}
     for path in options.runs:
         model = Model(path, dataset, options.max_bytes)
-        record["num_parameters"] = num_parameters(model.recipe.model)
+        record |= {"recipe": model.recipe.name, "num_parameters": num_parameters(model.recipe.model)}
         seed = model.recipe.seed
         for role in ROLES:
             points = layer_points(model, role)

@@ -15,7 +15,7 @@ from render_ablation import ablation_section
 from render_docs import classes_table, with_outputs
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 from render_score import adapt_section
-from render_systems import gpu_section, peers_section, scaling_section, system_figures, systems_section
+from render_systems import dagger, gpu_section, peers_section, scaling_section, system_figures, systems_section
 
 from bytefit.model.inspect import num_parameters
 from bytefit.recipes import SYSTEMS, find_recipe
@@ -250,9 +250,9 @@ def main() -> None:
         lines += peers_section(peers, read("half_megabyte"))
     for name in SYSTEMS:
         write_between(ROOT / "docs" / "systems" / f"{name}.md", "figures", system_figures(name, systems, steps, gpu))
-    scaling = read_lines("scaling")
-    if scaling:
-        lines += scaling_section(scaling, [row for row in systems if row["name"] == "pocket"], ROOT / "docs" / "pictures")
+    scaling, between = read_lines("scaling"), [row for row in systems if row["name"] == "pocket" and not dagger([row], steps)]
+    if scaling and between:
+        lines += scaling_section(scaling, between, ROOT / "docs" / "pictures")
     if ablation:
         lines += ablation_section(ablation, ROOT / "docs" / "pictures")
     lines += gpu_section(gpu)

@@ -3,7 +3,7 @@
 A shared machine's speed changes from minute to minute, so ``speed`` first finds out how many steps each entry takes a second: short runs by
 the clock, all entries in turn, several rounds, nothing else running. An entry's speed is its share of the mean speed of a round, the median
 of the rounds, times the mean of the fastest round: what changes from round to round is the machine's, the same for all. ``run`` then trains
-for so many steps, which a busy machine cannot change. Calibration on training text is inside the clock.
+for so many steps, which a busy machine cannot change. What reads training text after the loop is inside the clock.
 
 One line of JSON a run is appended to ``--out``; runs that are there already are left out, and a run that was stopped goes on where it was.
 A row of another number of steps than ``speed`` says now, or of another recipe than it is now, is measured again and replaced.

@@ -39,7 +39,7 @@ CLASSES: dict[int, str] = {
     28: "another codec than stated",
     29: "code or tables that are needed and not counted",
     30: "other bytes counted than those that are executed",
-    31: "calibration on training data after the clock",
+    31: "training data read after the clock",
     32: "scoring beyond its time",
     33: "work outside the timers",
     34: "other hardware than stated",

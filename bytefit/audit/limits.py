@@ -67,7 +67,9 @@ def _calibration_time(run: Evidence) -> Finding:
         return skipped(31, "the run was trained by steps, not by the clock")
     spent = {entry: run.seconds.get(entry, 0.0) for entry in ("train", *later)}
     evidence = f"{', '.join(f'{entry} {seconds:.1f} s' for entry, seconds in spent.items())} in {train.seconds:g} s"
-    return judged(31, sum(spent.values()) <= train.seconds + CLOCK_SLACK and all(spent.values()), evidence)
+    if sum(spent.values()) > train.seconds + CLOCK_SLACK:
+        return failed(31, f"{evidence}; leave more of it with train.reserve_seconds")
+    return judged(31, all(spent.values()), evidence)
 
 
 def _scoring_time(run: Evidence) -> Finding:

@@ -154,8 +154,10 @@ def _training_data(run: Evidence) -> Finding:
         return skipped(12, "no proof was made (score.proof_bytes is 0)")
     if run.proof.get("artifact_sha256") != run.artifact.sha256:
         return failed(12, f"proof.json is of artifact {str(run.proof.get('artifact_sha256'))[:12]}; here lies {run.artifact.sha256[:12]}")
-    data = read_bytes(run.folder.proof_text)
-    documents = cut_documents(run.dataset.val_documents(run.proof["bytes_in"]), run.proof["bytes_in"])
+    if not run.folder.proof_text.exists():
+        return failed(12, f"{run.folder.proof_text.name} is not there; make it again with: bytefit prove {run.folder.path}")
+    data, wanted = read_bytes(run.folder.proof_text), run.recipe.score.proof_bytes
+    documents = cut_documents(run.dataset.val_documents(wanted), wanted)
     if len(data) != run.proof["bytes_out"] or not is_of(data, run.artifact.sha256, documents):
         return failed(12, f"{run.folder.proof_text.name} is not the validation text compressed to {run.proof['bytes_out']:,} bytes")
     evidence = f"{run.proof['bytes_in']:,} bytes of validation text were restored from this artifact and {len(data):,} bytes alone"
@@ -169,8 +171,9 @@ def _same_forward_pass(run: Evidence) -> Finding:
     if run.proof["holds"] and LEAST_OF_A_PROOF * run.proof["expected_bits"] < SLACK_BITS:
         return skipped(13, f"{evidence}, but {run.proof['bytes_in']:,} bytes are too few to say anything; raise score.proof_bytes")
     if isinstance(run.recipe.score.coded, Adapt | DocumentLora):
+        if run.proof["holds"] and not run.proof["learned_steps"]:
+            return skipped(13, f"{evidence}, but nothing was learned in so little text; raise score.proof_bytes")
         evidence += f", with {run.proof['learned_steps']} steps of learning on the way"
-        return judged(13, bool(run.proof["holds"]) and run.proof["learned_steps"] > 0, evidence)
     return judged(13, bool(run.proof["holds"]), evidence)
 
 

@@ -68,10 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_out_of_memory(error):
             raise
         said = str(error).split(". ")[0]
-        print(
-            f"bytefit: {said}; take fewer tokens at once, e.g. --set train.micro_batch_tokens=16384 (the result is the same)",
-            file=sys.stderr,
-        )
+        print(f"bytefit: {said}; compute less at once (in training: a smaller --set train.micro_batch_tokens=N)", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("bytefit: interrupted", file=sys.stderr)

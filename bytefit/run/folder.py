@@ -102,7 +102,7 @@ class RunFolder:
         return state.exists() and bool(read_json(state).get("finished"))
 
 
-def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> RunFolder:
+def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, world: int = 1) -> RunFolder:
     """Make the folder, or take up the run in it.
 
     A run may be taken up with other ``calibrate``, ``pack`` and ``score`` settings: then these steps are done again. Its model, training
@@ -124,7 +124,7 @@ def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> R
         if trained_on not in (None, dataset.sha256):
             raise UserError(f"{path} was started on another dataset than {dataset.folder}; give the same --data, or another --out")
         if held != record:
-            for result in (folder.pack, folder.score, folder.proof, folder.audit):
+            for result in (folder.pack, folder.score, folder.proof, folder.details, folder.summary, folder.audit, folder.report):
                 result.unlink(missing_ok=True)
     elif path.exists() and any(not entry.name.endswith(".partial") for entry in path.iterdir()):
         raise UserError(f"{path} exists and is not a run folder; choose another --out")
@@ -132,7 +132,7 @@ def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool) -> R
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {path}: {error.strerror}") from None
-    write_json(folder.env, describe_machine() | {"data": str(dataset.folder.resolve()), "dataset_sha256": dataset.sha256})
+    write_json(folder.env, describe_machine(world) | {"data": str(dataset.folder.resolve()), "dataset_sha256": dataset.sha256})
     write_json(folder.recipe, record)
     return folder
 

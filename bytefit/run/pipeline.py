@@ -29,10 +29,9 @@ from bytefit.run.steps import (
     train_step,
 )
 from bytefit.train.loop import LEDGER_ENTRIES
-from bytefit.train.machine import describe_machine, keep_freed_memory
+from bytefit.train.machine import HARDWARE, describe_machine, hardware_of, keep_freed_memory
 
 PACKING, SCORING = ("calibrate", "fit", "encode"), ("score", "adapt")  # entries of the ledger
-HARDWARE = ("cpu", "cpu_capability", "threads", "ranks", "gpu", "system")
 
 
 def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> dict[str, Any] | None:
@@ -106,7 +105,7 @@ def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks
     folder = RunFolder(out)
     if ranks.is_first:
         check_before_training(recipe, dataset, ranks)
-        folder = open_run(out, recipe, dataset, resume=resume)
+        folder = open_run(out, recipe, dataset, resume=resume, world=ranks.world)
         ranks.barrier()
     return folder, recipe, dataset
 
@@ -141,8 +140,7 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
     """The keys that other programs rely on (docs/design.md), from the step files."""
     packed, scores, state = read_json(folder.pack), read_json(folder.score), read_json(folder.checkpoint / "state.json")
     proof = read_json(folder.proof) if folder.proof.exists() else {}
-    machines = [state["machine"], *state["earlier_machines"]]  # that trained; another may pack and score
-    hardware, *earlier = [{key: machine[key] for key in (*HARDWARE, "until_step") if key in machine} for machine in machines]
+    earlier = [hardware_of(machine) | {"until_step": machine["until_step"]} for machine in state.get("earlier_machines", [])]
     return {
         "recipe": recipe.name,
         "size": recipe.size,
@@ -169,7 +167,7 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         "compressors_bpb": read_json(folder.compressors),
         "tokenizer": {"vocab_size": dataset.tokenizer.vocab_size, "lossless": dataset.tokenizer.lossless},
         "dataset_sha256": dataset.sha256,
-        "hardware": hardware,
+        "hardware": hardware_of(state["machine"]),  # that trained; another may pack and score
         "earlier_hardware": earlier,
         "versions": {key: value for key, value in describe_machine().items() if key not in HARDWARE},
         "sample": read_json(folder.details)["samples"][0]["text"],

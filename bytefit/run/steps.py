@@ -98,15 +98,14 @@ def check_before_training(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> Non
             model.run_plan(plan)
     except ValueError as error:
         raise UserError(f"train.curriculum: {error}") from None
-    if recipe.pack.fit:
-        infos = list(model.parameter_infos())
-        packer = Packer(_weights(model), infos, recipe.model, dataset.tokenizer, recipe.pack, statistics=nothing_known(infos))
-        floor = packer.at(2.0**MIN_LOG)
-        if len(floor.data) > recipe.pack.artifact_bytes:
-            raise UserError(
-                f"a budget of {recipe.pack.artifact_bytes:,} bytes is impossible: even untrained and as coarse as can be, this model "
-                f"takes {len(floor.data):,} bytes; raise --bytes or make the model smaller (--set model.dim=...)"
-            )
+    infos = list(model.parameter_infos())
+    packer = Packer(_weights(model), infos, recipe.model, dataset.tokenizer, recipe.pack, statistics=nothing_known(infos))
+    floor = packer.at(2.0**MIN_LOG)
+    if len(floor.data) > recipe.pack.artifact_bytes:
+        raise UserError(
+            f"a budget of {recipe.pack.artifact_bytes:,} bytes is impossible: even untrained and as coarse as can be, this model "
+            f"takes {len(floor.data):,} bytes; raise --bytes or make the model smaller (--set model.dim=...)"
+        )
 
 
 def _weights(model: LanguageModel) -> dict[str, Tensor]:
@@ -140,13 +139,13 @@ def _batches(model: LanguageModel, config: CalibrationConfig, recipe: Recipe, da
     """The text to calibrate on; training text ends when the seconds that training left for it are used."""
     by_the_clock = recipe.train.reserved_seconds > 0 and isinstance(config.source, TrainingText)
     left = recipe.train.reserved_seconds - (ledger.read("average") if recipe.train.chooses_on_text else 0.0)
-    started, batches = ledger.read("calibrate"), 0
+    batches = 0
 
     def out_of_time() -> bool:
         """Whether another batch like those so far would go over it."""
         nonlocal batches
         batches += 1
-        foreseen = (ledger.read("calibrate") - started) * (1 + 1 / batches)
+        foreseen = ledger.read("calibrate") * (1 + 1 / batches)
         return by_the_clock and foreseen > left
 
     return calibration_batches(

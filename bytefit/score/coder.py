@@ -84,22 +84,28 @@ def coder_bits(nats: np.ndarray, vocab_size: int) -> float:
 _Code = Callable[[int, int, Any], int]
 
 
-def _run(model: LanguageModel, lengths: list[int], protocol: CodedProtocol, code: _Code, title: str) -> None:
+def _run(model: LanguageModel, lengths: list[int], protocol: CodedProtocol, code: _Code, title: str) -> int:
     """The loop that both sides share. All streams go through one range coder, position by position.
 
     Streams start from BOS, which is not coded; those that have ended go on being fed BOS so that the batch keeps its shape.
+
+    Returns:
+        How many optimizer steps were made on the way.
     """
+    steps = 0
     with progress_bar(total=sum(lengths), desc=title, unit=" tokens", unit_scale=True) as bar:
         if isinstance(protocol, DocumentLora):
             for first in range(0, len(lengths), protocol.batch_documents):
                 group = lengths[first : first + protocol.batch_documents]
-                _run_documents(model, group, protocol, lambda row, *rest, first=first: code(first + row, *rest), bar.update)
+                steps += _run_documents(model, group, protocol, lambda row, *rest, first=first: code(first + row, *rest), bar.update)
         elif isinstance(protocol, Adapt):
             shared = for_streams(protocol, len(lengths))
             with Learner(model, shared, max(map(shared.num_chunks, (length + 1 for length in lengths)), default=0), ONE_RANK) as learner:
                 _run_streams(model, lengths, shared, learner, code, bar.update)
+                steps = learner.steps
         else:
             _run_streams(model, lengths, protocol, None, code, bar.update)
+    return steps
 
 
 def _run_streams(
@@ -128,8 +134,8 @@ def _run_streams(
         tell(sum(position < length for length in lengths))
 
 
-def _run_documents(model: LanguageModel, lengths: list[int], protocol: DocumentLora, code: _Code, tell: Callable[[int], Any]) -> None:
-    """Documents side by side, each with adapters of its own; those that have ended leave the batch at the next chunk."""
+def _run_documents(model: LanguageModel, lengths: list[int], protocol: DocumentLora, code: _Code, tell: Callable[[int], Any]) -> int:
+    """Documents side by side, each with adapters of its own; those that have ended leave the batch at the next chunk. Returns the steps."""
     size, live = protocol.chunk_tokens, list(range(len(lengths)))
     known = [[BOS_ID] for _ in lengths]
     ids = np.full(len(lengths), BOS_ID, dtype=np.int64)
@@ -153,10 +159,13 @@ def _run_documents(model: LanguageModel, lengths: list[int], protocol: DocumentL
                     ids[row] = code(document, position, _symbol_model(probabilities[row]))
                     known[document].append(int(ids[row]))
             tell(len(going_on(lengths, position)))
+        return learner.steps
 
 
-def encode_streams(model: LanguageModel, streams: list[np.ndarray], protocol: CodedProtocol, *, title: str = "compressing") -> np.ndarray:
-    """Compressed words (uint32) of the token streams (int64)."""
+def encode_streams(
+    model: LanguageModel, streams: list[np.ndarray], protocol: CodedProtocol, *, title: str = "compressing"
+) -> tuple[np.ndarray, int]:
+    """Compressed words (uint32) of the token streams (int64), and the optimizer steps that were made on the way."""
     encoder = constriction.stream.queue.RangeEncoder()
 
     def code(stream: int, position: int, symbol_model: Any) -> int:
@@ -164,8 +173,8 @@ def encode_streams(model: LanguageModel, streams: list[np.ndarray], protocol: Co
         encoder.encode(token, symbol_model)
         return token
 
-    _run(model, [len(stream) for stream in streams], protocol, code, title)
-    return encoder.get_compressed()
+    steps = _run(model, [len(stream) for stream in streams], protocol, code, title)
+    return encoder.get_compressed(), steps
 
 
 def decode_streams(

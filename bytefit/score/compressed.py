@@ -95,11 +95,16 @@ def compress(artifact: Artifact, documents: list[bytes], protocol: CodedProtocol
     Args:
         protocol: another one than the artifact's own.
     """
+    return compress_counting(artifact, documents, protocol)[0]
+
+
+def compress_counting(artifact: Artifact, documents: list[bytes], protocol: CodedProtocol | None = None) -> tuple[bytes, int]:
+    """The same, and how many optimizer steps were made on the way."""
     own = default_protocol(artifact)
     protocol = protocol or own
     ids = document_ids(artifact.tokenizer, documents)
     streams = token_streams(ids, protocol)
-    words = encode_streams(artifact.model, streams, protocol)
+    words, steps = encode_streams(artifact.model, streams, protocol)
     machine = machine_class().encode()
     stated = b"" if protocol == own else json.dumps(to_json(protocol), separators=(",", ":")).encode()
     lengths = [len(document) for document in ids] if isinstance(protocol, DocumentLora) else []
@@ -108,7 +113,7 @@ def compress(artifact: Artifact, documents: list[bytes], protocol: CodedProtocol
         len(streams), sum(map(len, streams)), len(documents), len(lengths), len(machine), len(stated),
     )  # fmt: skip
     body = head + machine + stated + np.array(lengths, dtype="<u4").tobytes() + words.astype("<u4").tobytes()
-    return body + _CHECKSUM.pack(zlib.crc32(body))
+    return body + _CHECKSUM.pack(zlib.crc32(body)), steps
 
 
 def is_of(data: bytes, artifact_sha256: str, documents: list[bytes]) -> bool:

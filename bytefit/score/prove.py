@@ -22,7 +22,7 @@ from bytefit.files import write_bytes
 from bytefit.progress import say
 from bytefit.score.adapt import Adapt, CodedProtocol
 from bytefit.score.coder import coder_bits
-from bytefit.score.compressed import compress, decompress, default_protocol, document_ids, overhead_bytes, token_streams
+from bytefit.score.compressed import compress_counting, decompress, default_protocol, document_ids, overhead_bytes, token_streams
 from bytefit.score.harness import Watch
 from bytefit.score.scorer import score_tapes
 from bytefit.score.tape import Tape
@@ -42,7 +42,7 @@ class Proof:
         coded_bits: of the text itself, without the file's header and checksum.
         scored_bits: what the scorer says for the same tokens under the same protocol.
         expected_bits: the same at the resolution of the coder, 24 bits.
-        learned_steps: optimizer steps on the way.
+        learned_steps: optimizer steps that the coder made before its last token.
         protocol: as JSON.
         artifact_sha256: which artifact was proven.
     """
@@ -113,7 +113,7 @@ def prove(
     artifact = load_artifact(artifact_path)
     ids = document_ids(artifact.tokenizer, documents)
     protocol = with_chunks_in(protocol or default_protocol(artifact), sum(map(len, ids)))
-    data = compress(artifact, documents, protocol)
+    data, learned_steps = compress_counting(artifact, documents, protocol)
     write_bytes(compressed_path, data)
     try:
         # The decoder gets what a stranger would have: the artifact's file and the compressed file.
@@ -122,7 +122,7 @@ def prove(
         say(f"the proof failed while decoding: {error}")
         restored = False
     tapes = [Tape(np.concatenate([[BOS_ID], stream])) for stream in token_streams(ids, protocol)]
-    learned_steps = score_tapes(artifact.model, tapes, protocol, dtype, Watch(title="scoring the proof's text"))
+    score_tapes(artifact.model, tapes, protocol, dtype, Watch(title="scoring the proof's text"))
     nats = np.concatenate([tape.nats for tape in tapes])
     return Proof(
         bytes_in=sum(map(len, documents)),

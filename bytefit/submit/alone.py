@@ -109,7 +109,7 @@ def train_and_pack(recipe: Recipe, dataset: Dataset, out: Path, ranks: Ranks, *,
     folder, ledger = RunFolder(out), Ledger()
     if ranks.is_first:
         check_before_training(recipe, dataset, ranks)
-        open_run(out, recipe, dataset, resume=resume)
+        open_run(out, recipe, dataset, resume=resume, world=ranks.world)
     ranks.barrier()
     train_step(folder, recipe, dataset, ledger, ranks, resume=resume)
     if ranks.is_first:

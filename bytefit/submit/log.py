@@ -22,7 +22,8 @@ def _lines(run: SeedRun) -> Iterator[str]:
     evidence = run.evidence
     summary, packed, proof = evidence.summary, evidence.pack, evidence.proof
     yield f"recipe {run.recipe.name} size {run.recipe.size} seed {run.seed}"
-    yield f"machine {json.dumps(evidence.state.get('machine', {}))}"
+    for machine in (evidence.state["machine"], *evidence.state["earlier_machines"]):
+        yield f"machine {json.dumps(machine)}"
     yield f"dataset {evidence.dataset.sha256}"
     yield f"parameters {summary['num_parameters']}"
     every = max(1, len(evidence.metrics) // MOST_STEPS)

@@ -35,7 +35,7 @@ from bytefit.ranks import Ranks
 from bytefit.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bytefit.train.choose import choose_weights, hold_out
 from bytefit.train.config import TrainConfig
-from bytefit.train.machine import describe_machine, peak_memory_bytes
+from bytefit.train.machine import describe_machine, hardware_of, peak_memory_bytes
 from bytefit.train.metrics import MetricsLog
 from bytefit.train.step import plans_of, warm_up
 
@@ -118,7 +118,7 @@ def train(
         folder: run folder; gets ``metrics.jsonl`` and ``checkpoint/``, whose last state is marked finished and holds the weights to
             pack.
         ledger: seconds go to ``compile``, ``warmup``, ``train`` and ``average``.
-        resume: go on from ``folder/checkpoint`` if it is there; a finished run is left as it is.
+        resume: go on from ``folder/checkpoint`` if it is there; a finished run is left as it is (its seconds are added).
 
     Raises:
         Interrupted: after a checkpoint, on SIGINT or SIGTERM.
@@ -129,6 +129,7 @@ def train(
     checkpoint_folder = folder / "checkpoint"
     checkpoint = load_checkpoint(checkpoint_folder) if resume and (checkpoint_folder / "state.json").exists() else None
     if checkpoint is not None and checkpoint.progress["finished"]:
+        ledger.add(checkpoint.progress["seconds"])
         return
     dtype, muon_dtype = _agree_on_dtypes(config, ranks, checkpoint)
     model.to(ranks.device)
@@ -269,11 +270,11 @@ def _restore(checkpoint: Checkpoint, parameters: dict[str, nn.Parameter], optimi
 
 
 def machines_before(checkpoint: Checkpoint, machine: dict[str, Any]) -> list[dict[str, Any]]:
-    """Other machines, or numbers of ranks, on which the run went on before this one, each with the step that it came to."""
-    progress = checkpoint.progress
-    if progress["machine"] == machine:
-        return list(progress["earlier_machines"])
-    return [*progress["earlier_machines"], progress["machine"] | {"until_step": progress["step"]}]
+    """Other machines, or numbers of ranks, on which the run was before, the latest first, each with the step that it came to."""
+    last, before = checkpoint.progress["machine"], checkpoint.progress.get("earlier_machines", [])
+    if hardware_of(last) == hardware_of(machine):
+        return list(before)
+    return [last | {"until_step": checkpoint.progress["step"]}, *before]
 
 
 @contextmanager

@@ -59,6 +59,14 @@ def describe_machine(ranks: int = 1) -> dict[str, Any]:
     }
 
 
+HARDWARE = ("cpu", "cpu_capability", "threads", "ranks", "gpu", "system")
+
+
+def hardware_of(machine: dict[str, Any]) -> dict[str, Any]:
+    """What was described, without the versions."""
+    return {key: machine.get(key) for key in HARDWARE}
+
+
 def installed_version(package: str) -> str | None:
     """None where it is not installed: a submission's script runs without what it does not need."""
     try:

@@ -263,7 +263,8 @@ def test_a_gpu_without_room_is_one_clear_line(dataset, tmp_path, capsys, monkeyp
     monkeypatch.setattr("bytefit.run.pipeline.train_step", no_room)
     code, _, err = run(capsys, "run", "pocket", "--size", "tiny", "--data", dataset.folder, "--out", tmp_path / "run")
     assert code == 2
-    assert err.strip().splitlines()[-1].startswith("bytefit: CUDA out of memory; take fewer tokens at once, e.g. --set train.micro_batch")
+    said = "bytefit: CUDA out of memory; compute less at once (in training: a smaller --set train.micro_batch_tokens=N)"
+    assert err.strip().splitlines()[-1] == said
 
 
 def test_help_shows_examples(capsys) -> None:

@@ -16,6 +16,7 @@ from bytefit.config import apply_settings
 from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
 from bytefit.ledger import Ledger
+from bytefit.optim.average import AverageConfig
 from bytefit.quant.calibrate import CalibrationConfig, OwnText, RandomIds, TrainingText, collect, load_statistics
 from bytefit.quant.clip import RowMaximum
 from bytefit.quant.fake import FakeQuantConfig, StraightThrough
@@ -26,7 +27,7 @@ from bytefit.quant.quantise import MatrixQuant, QuantConfig
 from bytefit.recipes import find_recipe
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.folder import RunFolder
-from bytefit.run.steps import calibrate_step, pack_step, trained_model
+from bytefit.run.steps import _batches, calibrate_step, pack_step, trained_model
 
 GPTQ = MatrixQuant(grid=integer_grid(6), rounding=Gptq())
 EQUAL = MatrixQuant(grid=EqualDamageGrid())
@@ -265,6 +266,19 @@ def test_calibration_text_that_is_not_there_is_one_clear_line(folder, dataset: D
     with pytest.raises(UserError, match=r"cannot read .*nowhere.txt"):
         calibrate_step(folder, recipe_of(folder, source=OwnText(path="/nowhere.txt")), dataset, Ledger())
     assert not folder.calibration.exists()
+
+
+@pytest.mark.parametrize(("choosing", "chosen_on_text", "batches"), [(0.0, True, 8), (60.0, True, 1), (60.0, False, 8)])
+def test_calibration_has_what_choosing_leaves_of_the_reserve(folder, dataset, choosing, chosen_on_text, batches) -> None:
+    """Both read training text after the loop, out of the same seconds; an average that is taken as it is reads none."""
+    recipe = recipe_of(folder, windows=16)
+    average = AverageConfig(ema_decay=0.9, use="held_out" if chosen_on_text else "ema", held_out_tokens=500)
+    train = dataclasses.replace(recipe.train, steps=None, seconds=240.0, reserve_seconds=60.0, average=average)
+    recipe = dataclasses.replace(recipe, train=train)
+    ledger = Ledger({"average": choosing})
+    with ledger.measure("calibrate"):
+        found = list(_batches(trained_model(folder, recipe), recipe.calibrate, recipe, dataset, ledger))
+    assert len(found) == batches
 
 
 def test_calibration_takes_its_seconds_from_the_clock() -> None:

@@ -28,15 +28,17 @@ def test_steps_one_by_one_leave_what_a_run_leaves(dataset, tmp_path, capsys) -> 
     first = json.loads(folder.summary.read_text())["ledger"]
     assert {"train", "calibrate", "fit", "score", "prove"} <= first.keys()
     assert main(["audit", str(out)]) == 0
+    seconds = json.loads(folder.ledger.read_text())
+    folder.ledger.write_text(json.dumps(seconds | {"fit": 1000.0, "prove": 1000.0, "score": 1000.0}))
     assert main(["pack", str(out), "--bytes", "15000"]) == 0
     assert main(["run", *words, "--resume", "--bytes", "15000"]) == 0
     again = json.loads(folder.summary.read_text())
     assert again["artifact_bytes"] <= 15_000
     assert again["ledger"]["train"] == first["train"]
-    assert again["ledger"]["fit"] != first["fit"]  # of this packing, not of the one before
+    assert max(again["ledger"].values()) < 900  # of these steps, not of those before
 
 
-def test_scoring_a_run_again_brings_its_summary_up_to_date(tiny_run, tmp_path, monkeypatch) -> None:
+def test_scoring_a_run_again_brings_its_summary_up_to_date(tiny_run, tmp_path) -> None:
     folder = RunFolder(shutil.copytree(tiny_run.path, tmp_path / "run"))
     folder.audit.write_text("[]")
     summary = json.loads(folder.summary.read_text())
@@ -48,7 +50,7 @@ def test_scoring_a_run_again_brings_its_summary_up_to_date(tiny_run, tmp_path, m
     assert json.loads(folder.summary.read_text())["proof_restored"] is True
 
 
-def test_a_run_that_went_on_elsewhere_names_both_machines(dataset, tmp_path, monkeypatch) -> None:
+def test_a_run_that_went_on_elsewhere_names_both_machines(dataset, tmp_path) -> None:
     out = tmp_path / "run"
     words = ["run", "pocket", "--size", "tiny", "--steps", "12", "--data", str(dataset.folder), "--out", str(out)]
     here, calls = describe_machine(), []

@@ -126,7 +126,7 @@ def test_impossible_scores(model) -> None:
 def test_streams_come_back_and_cost_what_the_score_says(model, num_streams, protocol) -> None:
     tokens = np.random.default_rng(2).integers(2, 61, 200)
     streams = cut_into_streams(tokens, num_streams)
-    words = encode_streams(model, streams, protocol)
+    words, _ = encode_streams(model, streams, protocol)
     decoded = decode_streams(model, words, [len(s) for s in streams], protocol)
     assert (np.concatenate(decoded) == tokens).all()
     nats = sum(target_nats(model, np.concatenate([[1], s]), protocol, torch.float32).sum() for s in streams)
