@@ -53,17 +53,19 @@ def interval(differences: list[float]) -> tuple[float, float, float]:
 
 
 def effects_of(rows: list[Record]) -> list[Effects]:
+    """Of every technique in every place; ``steps`` is empty where nothing was measured yet."""
     found = []
     for technique in TECHNIQUES:
         ways = [(technique.home, technique.way)] if technique.change else []
         if technique.into is not None:
             ways.append(("baseline", "in"))
         found += [Effects(recipe, technique, way, rows) for recipe, way in ways]
-    return [effect for effect in found if effect.steps]
+    return found
 
 
 def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
-    effects = effects_of(rows)
+    every = effects_of(rows)
+    effects, missing = [effect for effect in every if effect.steps], [effect for effect in every if not effect.steps]
     trained = [effect for effect in effects if effect.stage == "train"]
     packed = [effect for effect in effects if effect.stage == "pack"]
     first = next(row for row in rows if row["match"] == "steps")
@@ -79,7 +81,8 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         "system that has it; *in*: put into the system named. Both runs of a pair have the same seed; means over the seeds and 95 % "
         "intervals by Student's t, each for itself: of so many, one in twenty leaves zero out by chance. Equal steps: "
         f"{first['steps']} each, fewer than in the table of systems, and lengths in steps with them. Equal time: the variant has "
-        "as many steps as fit the base's time; left empty where a step takes the same within 3 %. Non-overlapping windows, "
+        "as many steps as fit the base's time; left empty where a step takes the same within 3 %, or it was not measured. "
+        "Non-overlapping windows, "
         f"{first['bytes']:,} bytes of validation text.",
         "",
         "![what each technique is worth](pictures/ablation.svg)",
@@ -108,6 +111,9 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
                 f"| {effect.name} | {effect.way} | {effect.recipe} | {len(effect.steps)} | {_with_interval(effect.steps)} "
                 f"| {min(effect.bytes):,} to {max(effect.bytes):,} |"
             )
+    if missing:
+        named = "; ".join(f"{effect.name} ({effect.way}, {effect.recipe})" for effect in missing)
+        lines += ["", f"Not measured yet, {len(missing)} of {len(every)}: {named}."]
     return [*lines, ""]
 
 
