@@ -152,6 +152,9 @@ def bars(effects: list[Effects]) -> str:
             f'<text x="{LABEL - 10}" y="{y + 9}" text-anchor="end">{escape(f"{effect.name} ({effect.way} {effect.recipe})"[:66])}</text>'
         )
         parts.append(f'<rect x="{left:.1f}" y="{y}" width="{max(right - left, 0.5):.1f}" height="11" fill="{colour}"/>')
+        if abs(mean) > most:  # the bar is cut off: how long it would be
+            x, anchor = (left + 4, "start") if mean < 0 else (right - 4, "end")
+            parts.append(f'<text x="{x:.1f}" y="{y + 9}" text-anchor="{anchor}" style="fill:#fff">{mean:+.2f}</text>')
         if low != high:
             parts.append(f'<line x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{y + 5.5}" y2="{y + 5.5}" stroke="#868e96"/>')
     parts.append(

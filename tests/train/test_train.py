@@ -135,6 +135,16 @@ def test_clock_budget_is_kept(dataset, tmp_path) -> None:
     assert read_metrics(tmp_path / "a" / "metrics.jsonl")[-1]["lr_scale"] < 0.5  # a machine under load takes few steps
 
 
+def test_a_finished_run_that_is_resumed_keeps_its_seconds(dataset, tmp_path) -> None:
+    """Who packs after a kill must know what training took of the clock."""
+    first, again = Ledger(), Ledger()
+    train_tiny(dataset, tmp_path / "a", config(average=AverageConfig(ema_decay=0.9)), ledger=first)
+    train_tiny(dataset, tmp_path / "a", config(average=AverageConfig(ema_decay=0.9)), ledger=again, resume=True)
+    for entry in ("train", "warmup"):
+        assert again.seconds[entry] == pytest.approx(first.seconds[entry], rel=0.2)
+    assert again.seconds["average"] > 0
+
+
 def test_signal_saves_and_resume_goes_on_bit_for_bit(dataset, tmp_path, monkeypatch) -> None:
     undisturbed = train_tiny(dataset, tmp_path / "a", config(average=AverageConfig(ema_decay=0.9)))
     real, count = Stepper.step, []
