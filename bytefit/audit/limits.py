@@ -95,7 +95,7 @@ def _hardware(run: Evidence) -> Finding:
     keys = ("cpu", "gpu", "threads", "ranks", "until_step")
     real = [run.state.get("machine", {}), *run.state.get("earlier_machines", [])]
     stated = [run.summary.get("hardware", {}), *run.summary.get("earlier_hardware", [])]
-    told = [f"{m.get('gpu') or m.get('cpu')} ({m.get('ranks')} ranks of {m.get('threads')} threads)" for m in real]
+    told = [f"{m.get('gpu') or m.get('cpu')} (ranks: {m.get('ranks')}, threads: {m.get('threads')})" for m in real]
     until = [f" to step {machine['until_step']:,}" if "until_step" in machine else "" for machine in real]
     evidence = "trained on " + ", before that on ".join(name + end for name, end in zip(told, until, strict=True))
     if len(stated) != len(real):
