@@ -244,6 +244,18 @@ def test_a_row_that_is_measured_again_replaces_the_old_one(tmp_path) -> None:
     assert [(row["name"], row["seed"], row["value"]) for row in read_lines(path)] == [("b", 1, 2.0), ("a", 2, 3.0), ("a", 1, 4.0)]
 
 
+def test_a_digest_tells_recipes_apart_and_not_their_runs() -> None:
+    from record import digest
+
+    def of(**settings: str) -> str:
+        return digest(to_json(apply_settings(find_recipe("pr578"), [(path.replace("__", "."), value) for path, value in settings.items()])))
+
+    known = of()
+    assert of(seed="7", train__steps="9", train__seconds="null", train__reserve_seconds="1", score__max_bytes="5") == known
+    for changed in ({"train__optimizer__clip_norm": "1"}, {"pack__budget_bytes": "9000"}, {"score__stride": "8"}, {"model__smear": "null"}):
+        assert of(**changed) != known
+
+
 def test_rows_of_another_count_of_steps_or_recipe_say_so() -> None:
     from record import digest
     from render_systems import EARLIER, system_figures
