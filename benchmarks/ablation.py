@@ -6,9 +6,9 @@
 
 A run and its base share the seed, so that differences are paired. ``--match steps`` gives both the same steps; what a recipe counts in
 steps (momentum warm-up, averages, annealing, replay) is shortened with them. ``--match time`` gives a variant as many steps as fit the time
-of its base, by what a step of each takes when nothing disturbs it (in the step-matched runs of the first seed); where they are within three
-percent the step-matched row serves for both. ``pack`` repeats what comes after training on the weights of the systems' table
-(``systems.py``), as often as there are seeds.
+of its base, by what a step of each takes when nothing disturbs it (in the first of the step-matched pairs that one kind of machine made);
+where they are within three percent the step-matched row serves for both. ``pack`` repeats what comes after training on the weights of the
+systems' table (``systems.py``), as often as there are seeds. All compute in bf16 (``record.ARITHMETIC``).
 
 One line of JSON a run is appended to ``--out``; runs that are there already, with the same settings, are left out, so it may be stopped and
 started at any time.
@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 from lengths import settings_for
-from record import digest, provenance, read_lines
+from record import ARITHMETIC, DTYPE, digest, provenance, read_lines
 from techniques import TECHNIQUES, Technique
 
 from bytefit.artifact.load import load_artifact
@@ -75,7 +75,7 @@ class Lines:
 
     def __init__(self, path: Path, max_bytes: int, dataset: Dataset, lab_steps: dict[str, int]):
         self.path, self.lock, self.lab_steps = path, Lock(), lab_steps
-        self.same = {"bytes": max_bytes, "dataset_sha256": dataset.sha256}  # in every row of this file
+        self.same = {"bytes": max_bytes, "dataset_sha256": dataset.sha256, "dtype": DTYPE}  # in every row of this file
         self.rows = read_lines(path)
 
     def lengths(self, job: Job) -> list[str]:
@@ -103,24 +103,32 @@ class Lines:
             with open(self.path, "a") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def milliseconds(self, job: Job) -> float:
-        """Raises SystemExit where it is not known."""
-        wanted = (job.recipe, job.technique, job.way)
-        found = first_milliseconds(self.rows, *wanted)
-        if found is not None:
-            return found
-        sys.exit(f"{job.technique or 'the base'} ({job.recipe}): no step-matched row yet; run --match steps first")
+    def slower(self, base: Job, own: Job) -> float:
+        """How many times as long a step takes. Raises SystemExit where it is not known."""
+        ratio = step_time_ratio(self.rows, own.recipe, (base.technique, base.way), (own.technique, own.way))
+        if ratio is None:
+            sys.exit(f"{own.technique} ({own.recipe}): no step-matched pair of one kind of machine yet; run --match steps first")
+        return ratio
 
 
 def digest_of(job: Job, lengths: list[str]) -> str:
     return digest(to_json(apply_settings(find_recipe(job.recipe), pairs_of((*job.settings, *lengths)))))
 
 
-def first_milliseconds(rows: list[dict[str, Any]], recipe: str, technique: str | None, way: str) -> float | None:
-    """A step's time in the first of the step-matched runs, whatever its seed; None where there is none."""
-    wanted = (recipe, technique, way, "steps")
-    found = (row["milliseconds_a_step"] for row in rows if (row["recipe"], row["technique"], row["way"], row["match"]) == wanted)
-    return next(found, None)
+def step_time_ratio(rows: list[dict[str, Any]], recipe: str, base: tuple[str | None, str], own: tuple[str | None, str]) -> float | None:
+    """How many times as long a step of ``own`` (technique and way) takes as one of ``base``, of the first step-matched runs that the same
+    kind of machine made of both, whatever their seeds; None where there are none."""
+
+    def of(technique: str | None, way: str) -> dict[tuple[Any, ...], float]:
+        found: dict[tuple[Any, ...], float] = {}
+        for row in rows:
+            if (row["recipe"], row["technique"], row["way"], row["match"]) == (recipe, technique, way, "steps"):
+                kind = tuple(row["machine"].get(key) for key in ("cpu", "cpu_bf16", "threads"))
+                found.setdefault(kind, row["milliseconds_a_step"])
+        return found
+
+    without, having = of(*base), of(*own)
+    return next((having[kind] / without[kind] for kind in without if kind in having), None)
 
 
 def with_base(technique: Technique, recipe: str, way: str, settings: tuple[str, ...], seed: int, steps: int) -> tuple[Job, Job]:
@@ -153,7 +161,7 @@ def step_matched(options: argparse.Namespace, seed: int) -> list[Job]:
 
 def time_matched(options: argparse.Namespace, seed: int, lines: Lines) -> Iterator[Job]:
     for base, own in chosen(options, seed):
-        ratio = lines.milliseconds(own) / lines.milliseconds(base)
+        ratio = lines.slower(base, own)
         if abs(ratio - 1) > SAME_TIME:
             yield replace(own, steps=round(options.steps / ratio), match="time")
 
@@ -163,7 +171,7 @@ def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, lin
     path: Path = options.runs / name
     shutil.rmtree(path, ignore_errors=True)
     lengths = lines.lengths(job)
-    sets = [word for item in (*job.settings, *lengths) for word in ("--set", item)]
+    sets = [word for item in (*ARITHMETIC, *job.settings, *lengths) for word in ("--set", item)]
     command = ["bytefit", "train", job.recipe, "--steps", str(job.steps), "--seed", str(job.seed), *sets]
     where = ["--data", str(options.data), "--out", str(path), "--json"]
     subprocess.run([sys.executable, "-m", *command, *where], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

@@ -14,6 +14,11 @@ from bytefit.files import read_json
 from bytefit.run.folder import RunFolder
 from bytefit.train.machine import describe_machine
 
+# What runs that are held against each other compute in, on whatever machine they are made: ``auto`` would take fp32 on a processor without
+# matrix units for bf16. There it costs time and nothing else.
+DTYPE = "bfloat16"
+ARITHMETIC = (f"train.dtype={DTYPE}", f"train.optimizer.matrices.dtype={DTYPE}")
+
 
 def provenance() -> dict[str, Any]:
     """Command, commit and machine. Folders of the command's arguments are left out: they are this machine's own."""
@@ -25,15 +30,26 @@ def provenance() -> dict[str, Any]:
     return {"command": shlex.join(["python", sys.argv[0], *words]), "commit": commit or "unknown", "machine": describe_machine()}
 
 
+def hardware(records: list[dict[str, Any]]) -> str:
+    """The processors that they were made on, in words, each once."""
+    machines = [record["machine"] for record in records]
+    named = [f"{m['cpu']}, {m['cpu_capability']}" + (f", {m['cpu_bf16']}" if m.get("cpu_bf16") else "") for m in machines]
+    return "; ".join(dict.fromkeys(named))
+
+
 def digest(recipe: dict[str, Any]) -> str:
     """What tells one recipe (as JSON) from another: everything but its seed, its budget of training, the text and how much of it is scored.
+    What it computes in is no part of it either: ``auto`` says nothing, so rows say it themselves.
 
     Rows of one name that have another digest are of another recipe.
     """
-    left = {"train": ("steps", "seconds", "reserve_seconds"), "model": ("vocab_size",), "score": ("max_bytes",)}
+    left = {"train": ("steps", "seconds", "reserve_seconds", "dtype"), "model": ("vocab_size",), "score": ("max_bytes",)}
     kept = {key: value for key, value in recipe.items() if key not in ("seed", "tokenizer")}
     for part, names in left.items():
         kept[part] = {key: value for key, value in kept[part].items() if key not in names}
+    optimizer = kept["train"]["optimizer"]
+    matrices = {key: value for key, value in optimizer["matrices"].items() if key != "dtype"}
+    kept["train"]["optimizer"] = optimizer | {"matrices": matrices}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

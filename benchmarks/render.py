@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from record import hardware
 from render_ablation import ablation_section
 from render_docs import classes_table, with_outputs
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
@@ -37,7 +38,7 @@ def read_lines(name: str) -> list[dict[str, Any]]:
 
 def provenance(record: dict[str, Any]) -> str:
     machine = record.get("machine") or record["summaries"][0]["hardware"]
-    where = f"{machine['cpu']}, {machine['cpu_capability']}, {machine['threads']} threads"
+    where = f"{hardware([{'machine': machine}])}, {machine['threads']} threads"
     return f"`{record['command']}` at commit `{record['commit'][:10]}`; {where}.{of_an_earlier_pocket(record)}"
 
 

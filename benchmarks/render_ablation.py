@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ablation import first_milliseconds
+from ablation import step_time_ratio
 from plot import STYLE
+from record import hardware
 from scipy import stats
 from techniques import TECHNIQUES, Technique
 
@@ -34,8 +35,7 @@ class Effects:
         self.steps = self._differences(base, find("weights" if pack else "steps", name, way))
         longer = find("time", name, way)
         self.time = self._differences(base, longer) if longer else None
-        own_time, base_time = first_milliseconds(rows, recipe, name, way), first_milliseconds(rows, recipe, own_base, "base")
-        self.slower = None if own_time is None or base_time is None else own_time / base_time
+        self.slower = step_time_ratio(rows, recipe, (own_base, "base"), (name, way))
         self.bytes = [own_row["artifact_bytes"] for own_row in find("weights", name, way).values()] if pack else []
 
     def _differences(self, base: dict[int, Record], own: dict[int, Record]) -> list[float]:
@@ -70,11 +70,10 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
     packed = [effect for effect in effects if effect.stage == "pack"]
     first = next(row for row in rows if row["match"] == "steps")
     commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
-    machine = first["machine"]
     lines = [
         "## What each technique is worth",
         "",
-        f"`python benchmarks/ablation.py train|pack --data web` at commit {commits}; {machine['cpu']}, {machine['cpu_capability']}; every "
+        f"`python benchmarks/ablation.py train|pack --data web` at commit {commits}; {hardware(rows)}; every "
         "row of `benchmarks/results/ablation.jsonl` holds its own command. What a setting is, is in `benchmarks/techniques.py`.",
         "",
         "The difference that having a technique makes, in bits per byte (below zero: it helps), at lab size. *Out*: taken out of the "
@@ -82,7 +81,7 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         "intervals by Student's t, each for itself: of so many, one in twenty leaves zero out by chance. Equal steps: "
         f"{first['steps']} each, fewer than in the table of systems, and lengths in steps with them. Equal time: the variant has "
         "as many steps as fit the base's time; left empty where a step takes the same within 3 %, or it was not measured. "
-        "Non-overlapping windows, "
+        f"Trained in {first['dtype']}. Non-overlapping windows, "
         f"{first['bytes']:,} bytes of validation text.",
         "",
         "![what each technique is worth](pictures/ablation.svg)",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plot import chart
-from record import digest
+from record import digest, hardware
 
 from bytefit.config import to_json
 from bytefit.recipes import AS_SUBMITTED, RECIPES, SYSTEMS, find_recipe
@@ -23,18 +23,18 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
     for row in rows:
         by_system[row["name"]].append(row)
     first = rows[0]
-    machine = first["machine"]
     commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
+    arithmetic = ", ".join(sorted({row["summary"]["dtype"] for row in rows}))
     lines = [
         "## Systems at lab size",
         "",
-        f"`python benchmarks/systems.py run --data web` at commit {commits}; {machine['cpu']}, {machine['cpu_capability']}. Dataset hash "
+        f"`python benchmarks/systems.py run --data web` at commit {commits}; {hardware(rows)}. Dataset hash "
         f"`{first['summary']['dataset_sha256'][:16]}`, the first {first['summary']['val_bytes']:,} bytes of validation text.",
         "",
         f"The clock is {first['seconds']:.0f} s on two cores, turned into steps: `python benchmarks/systems.py speed --data web` "
         f"measured every recipe's steps a second in turn, {len(steps['rounds'])} rounds (`benchmarks/timed.py` says how they count). The "
-        "cap is 1,000,000 bytes with everything inside. Bits per byte, lower is better; *packed* is of the artifact, *tax* what packing "
-        "costs, *headline* the protocol that the system "
+        f"cap is 1,000,000 bytes with everything inside. Computed in {arithmetic}. Bits per byte, lower is better; *packed* is of the "
+        "artifact, *tax* what packing costs, *headline* the protocol that the system "
         "itself states. Means over the seeds, ± the standard deviation of the headline. Every run was proven by decoding and audited; the "
         "last column counts both.",
         "",
@@ -170,7 +170,7 @@ def scaling_section(rows: list[Record], of_systems: list[Record], pictures: Path
     lines = [
         "## Bytes and seconds",
         "",
-        f"`python benchmarks/scaling.py run --data web` at commit {commits}; {rows[0]['machine']['cpu']}. `pocket`, its width, heads and "
+        f"`python benchmarks/scaling.py run --data web` at commit {commits}; {hardware(rows)}. `pocket`, its width, heads and "
         "hashed table chosen for the cap, everything else the same; steps of a clock on two cores; the headline protocol; means over the "
         f"seeds. A million bytes and {of_systems[0]['seconds']:.0f} s are the rows of the table of systems.",
         "",

@@ -5,8 +5,11 @@ the clock, all entries in turn, several rounds, nothing else running. An entry's
 of the rounds, times the mean of the fastest round: what changes from round to round is the machine's, the same for all. ``run`` then trains
 for so many steps, which a busy machine cannot change. What reads training text after the loop is inside the clock.
 
+All compute in bf16 (``record.ARITHMETIC``), so that rows of different machines can be held against each other.
+
 One line of JSON a run is appended to ``--out``; runs that are there already are left out, and a run that was stopped goes on where it was.
-A row of another number of steps than ``speed`` says now, or of another recipe than it is now, is measured again and replaced.
+A row of another number of steps than ``speed`` says now, of another recipe than it is now, or of other arithmetic is measured again and
+replaced.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from record import audited, digest, provenance, read_lines, write
+from record import ARITHMETIC, DTYPE, audited, digest, provenance, read_lines, write
 
 from bytefit.config import apply_settings, to_json
 from bytefit.data.dataset import Dataset, open_dataset
@@ -68,7 +71,7 @@ class Entry:
 
     @property
     def words(self) -> list[str]:
-        return [word for setting in self.settings for word in ("--set", setting)]
+        return [word for setting in (*ARITHMETIC, *self.settings) for word in ("--set", setting)]
 
 
 def measure_speed(entries: list[Entry], beside: Entry | None, options: argparse.Namespace, made_by: dict[str, Any]) -> None:
@@ -124,7 +127,7 @@ def measure(entry: Entry, seed: int, steps: int, options: argparse.Namespace, da
     path = options.runs / f"{options.out.stem}-{entry.name}-s{seed}"
     if RunFolder(path).recipe.exists():
         held = read_json(RunFolder(path).recipe)
-        if (held["train"]["steps"], digest(held)) != (steps, entry.digest):
+        if (held["train"]["steps"], held["train"]["dtype"], digest(held)) != (steps, DTYPE, entry.digest):
             shutil.rmtree(path)
     command = ["bytefit", "run", entry.recipe, "--steps", str(steps), "--seed", str(seed), "--set", "score.max_bytes=1000000", *entry.words]
     where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
@@ -154,11 +157,11 @@ def run_entries(entries: list[Entry], options: argparse.Namespace, made_by: dict
     """Every entry with every seed, the seeds one after the other."""
     dataset, lock = open_dataset(options.data), Lock()
     steps = read_json(options.steps)["steps"]
-    done = {(row["name"], row["seed"], row["summary"]["steps"], row["digest"]) for row in read_lines(options.out)}
+    done = {(row["name"], row["seed"], row["summary"]["steps"], row["summary"]["dtype"], row["digest"]) for row in read_lines(options.out)}
     todo = [
         (entry, seed)
         for seed, entry in itertools.product(options.seeds, entries)
-        if (entry.name, seed, steps[entry.name], entry.digest) not in done
+        if (entry.name, seed, steps[entry.name], DTYPE, entry.digest) not in done
     ]
 
     def do(pair: tuple[Entry, int]) -> None:

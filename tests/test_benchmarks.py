@@ -129,6 +129,25 @@ def test_rows_of_other_settings_are_refused(tmp_path, dataset) -> None:
     lines.rows[0] = row | {"digest": "of another recipe"}
     with pytest.raises(SystemExit, match="with digest 'of another recipe'"):
         lines.has(job)
+    lines.rows[0] = row | {"dtype": "float32"}
+    with pytest.raises(SystemExit, match="with dtype 'float32', not 'bfloat16'"):
+        lines.has(job)
+
+
+def test_step_times_are_compared_on_one_kind_of_machine() -> None:
+    from ablation import step_time_ratio
+
+    def row(technique: str | None, way: str, bf16: str, milliseconds: float, seed: int = 1) -> dict:
+        machine = {"cpu": "a CPU", "cpu_bf16": bf16, "threads": 1}
+        return {"recipe": "pr578", "technique": technique, "way": way, "match": "steps", "seed": seed, "machine": machine} | {
+            "milliseconds_a_step": milliseconds
+        }
+
+    rows = [row(None, "base", "amx_bf16", 100), row("smear gate", "out", "none", 270)]
+    wanted = ("pr578", (None, "base"), ("smear gate", "out"))
+    assert step_time_ratio(rows, *wanted) is None
+    rows.append(row(None, "base", "none", 300, seed=2))
+    assert step_time_ratio(rows, *wanted) == 0.9
 
 
 def test_a_steps_time_counts_late_steps_too(tmp_path) -> None:
@@ -164,7 +183,7 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
     from render_ablation import ablation_section
 
     common = {"match": "steps", "steps": 200, "bytes": 1000, "milliseconds_a_step": 100.0, "commit": "c" * 40}
-    common |= {"machine": {"cpu": "a CPU", "cpu_capability": "AVX512"}}
+    common |= {"machine": {"cpu": "a CPU", "cpu_capability": "AVX512"}, "dtype": "bfloat16"}
     rows = []
     for seed, base, out, into in ((1, 2.0, 2.1, 1.7), (2, 2.2, 2.25, 2.1)):
         for recipe, technique, way, value in (
@@ -220,7 +239,8 @@ def test_bytes_and_seconds_take_the_point_between_from_the_systems(tmp_path) -> 
     def row(budget: int, seconds: float, value: float) -> dict:
         keys = ("val_bpb_float", "val_bpb_full", "val_bpb_sliding", "val_bpb")
         summary = dict.fromkeys(keys, value) | {"budget_bytes": budget, "artifact_bytes": budget - 5, "num_parameters": 7, "steps": 9}
-        words = {"command": "bytefit run pocket --set model.dim=96", "commit": "c" * 40, "machine": {"cpu": "a"}, "audit": {"fail": []}}
+        words = {"command": "bytefit run pocket --set model.dim=96", "commit": "c" * 40, "audit": {"fail": []}}
+        words |= {"machine": {"cpu": "a", "cpu_capability": "AVX2"}}
         return words | {"seconds": seconds, "summary": summary}
 
     rows = [row(250_000, 300.0, 1.9), row(1_000_000, 75.0, 1.8)]
@@ -252,6 +272,7 @@ def test_a_digest_tells_recipes_apart_and_not_their_runs() -> None:
 
     known = of()
     assert of(seed="7", train__steps="9", train__seconds="null", train__reserve_seconds="1", score__max_bytes="5") == known
+    assert of(train__dtype="bfloat16", train__optimizer__matrices__dtype="bfloat16") == known  # rows say it themselves
     for changed in ({"train__optimizer__clip_norm": "1"}, {"pack__budget_bytes": "9000"}, {"score__stride": "8"}, {"model__smear": "null"}):
         assert of(**changed) != known
 

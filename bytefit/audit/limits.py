@@ -92,7 +92,7 @@ def _timers(run: Evidence) -> Finding:
 
 
 def _hardware(run: Evidence) -> Finding:
-    keys = ("cpu", "gpu", "threads", "ranks", "until_step")
+    keys = ("cpu", "cpu_bf16", "gpu", "threads", "ranks", "until_step")
     real = [run.state.get("machine", {}), *run.state.get("earlier_machines", [])]
     stated = [run.summary.get("hardware", {}), *run.summary.get("earlier_hardware", [])]
     told = [f"{m.get('gpu') or m.get('cpu')} (ranks: {m.get('ranks')}, threads: {m.get('threads')})" for m in real]

@@ -158,6 +158,8 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         "average": state["average"],
         "steps": state["step"],
         "tokens_seen": state["step"] * recipe.train.batch_tokens,
+        "dtype": state["dtype"],
+        "muon_dtype": state["muon_dtype"],
         "train_seconds": round(ledger.seconds["train"], 3),
         "ledger": ledger.to_json(),
         "proof_bytes_in": proof.get("bytes_in"),
