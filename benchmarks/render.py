@@ -14,6 +14,7 @@ from typing import Any
 from record import hardware
 from render_ablation import ablation_section
 from render_docs import classes_table, with_outputs
+from render_published import published_section
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 from render_score import adapt_section
 from render_systems import dagger, gpu_section, peers_section, scaling_section, system_figures, systems_section
@@ -246,6 +247,9 @@ def main() -> None:
     steps = json.loads((RESULTS / "systems_steps.json").read_text())
     if systems:
         lines += systems_section(systems, steps)
+    published = read("published")
+    if systems and published:
+        lines += published_section(published, systems, lambda rows: dagger(rows, steps))
     peers = read("peers")
     if peers:
         lines += peers_section(peers, read("half_megabyte"))

@@ -206,6 +206,28 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
     assert "smear gate (out, pr578)" not in missing
 
 
+def test_published_changes_stand_beside_ours() -> None:
+    from render_published import published_section
+
+    def ours(name: str, headline: float, last: float, averaged: float, packed: float) -> dict:
+        summary = {"val_bpb": headline, "val_bpb_float": averaged, "val_bpb_full": packed, "val_bpb_sliding": headline}
+        return {"name": name, "val_bpb_last": last, "summary": summary | {"val_bpb_adapted": None}}
+
+    systems = {
+        "pr693": {"headline": "sliding", "seeds": {"1": {"last": 1.2, "averaged": 1.1, "packed": 1.15, "sliding": 1.0}}},
+        "pr128": {"headline": "sliding", "seeds": {"1": {"averaged": 1.3, "sliding": 1.25}, "2": {"sliding": 1.35}}},
+        "pr1171": {"headline": "learning", "seeds": {"1": {"learning": 1.0}}},
+    }
+    rows = [ours("pr693", 2.1, 2.2, 2.21, 2.3), ours("pr693", 2.3, 2.2, 2.23, 2.3), ours("pr128", 2.0, 2.2, 2.2, 2.2)]
+    page = published_section({"machine": "large", "systems": systems}, rows, lambda rows: " †" if len(rows) == 1 else "")
+    assert "| pr693 | 1.0000 (1) | 2.2000 (2) | 1 | 2 |" in page
+    assert "| pr128 † | 1.3000 (2) | 2.0000 (1) | 2 | 1 |" in page
+    assert "| pr693 | averaging the weights | -0.1000 (1) | +0.0200 (2) | **no** |" in page
+    assert "| pr693 | packing | +0.0500 (1) | +0.0800 (2) | yes |" in page
+    assert "| pr128 | packing and sliding windows | -0.0500 (1) | -0.2000 (1) | yes |" in page
+    assert not any("pr1171" in line for line in page)  # not measured here yet
+
+
 def test_speeds_do_not_depend_on_how_busy_the_machine_was() -> None:
     """What slows a whole round down is the machine's; what disturbs one entry in one round is nobody's."""
     from timed import undisturbed
