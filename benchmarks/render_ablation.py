@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,11 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
                 f"| {min(effect.bytes):,} to {max(effect.bytes):,} |"
             )
     if missing:
-        named = "; ".join(f"{effect.name} ({effect.way}, {effect.recipe})" for effect in missing)
-        lines += ["", f"Not measured yet, {len(missing)} of {len(every)}: {named}."]
+        places: dict[str, list[str]] = defaultdict(list)
+        for effect in missing:
+            places[f"{'out of' if effect.way == 'out' else 'in'} {effect.recipe}"].append(effect.name)
+        lines += ["", f"Not measured yet, {len(missing)} of {len(every)}:", ""]
+        lines += [f"* {place}: {'; '.join(names)}" for place, names in places.items()]
     return [*lines, ""]
 
 
