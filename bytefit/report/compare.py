@@ -30,11 +30,13 @@ class Group:
     Attributes:
         values: bits per byte, one a run.
         seeds: of the runs, in the same order; empty for published figures.
+        dtypes: that the runs were scored in, which is what they trained in unless they were scored on another machine.
     """
 
     label: str
     values: tuple[float, ...]
     seeds: tuple[int, ...] = ()
+    dtypes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         spread = statistics.stdev(self.values) if len(self.values) > 1 else None
@@ -85,7 +87,7 @@ def read_groups(runs: list[Path], protocol: Protocol) -> tuple[list[Group], floa
     Raises:
         UserError: a run is not finished, was scored on other text than the first, lacks the protocol, or a seed comes twice.
     """
-    found: list[tuple[dict[str, Any], dict[int, float]]] = []
+    found: list[tuple[dict[str, Any], dict[int, float], set[str]]] = []
     text: tuple[Any, ...] | None = None
     bytes_a_token = 0.0
     for run in runs:
@@ -102,14 +104,16 @@ def read_groups(runs: list[Path], protocol: Protocol) -> tuple[list[Group], floa
         if own_text != text:
             raise UserError(f"{run} was scored on other text than {runs[0]} (another dataset or number of bytes); score both alike")
         seed = recipe.pop("seed")
-        seeds = next((seeds for known, seeds in found if known == recipe), None)
-        if seeds is None:
-            seeds = {}
-            found.append((recipe, seeds))
+        seeds, dtypes = next(((seeds, dtypes) for known, seeds, dtypes in found if known == recipe), ({}, set()))
+        if not seeds:
+            found.append((recipe, seeds, dtypes))
         if seed in seeds:
             raise UserError(f"{run} has the seed {seed} of another run of the same recipe; leave one of them out")
         seeds[seed] = score["bits_per_byte"]
-    groups = [Group(_label(recipe, found[0][0]), tuple(seeds.values()), tuple(seeds)) for recipe, seeds in found]
+        dtypes.add(score["dtype"])
+    groups = [
+        Group(_label(recipe, found[0][0]), tuple(seeds.values()), tuple(seeds), tuple(sorted(dtypes))) for recipe, seeds, dtypes in found
+    ]
     return groups, bytes_a_token
 
 
@@ -197,6 +201,9 @@ def as_text(groups: list[Group], comparisons: list[Comparison]) -> str:
         spread = "       –" if held["std"] is None else f"{held['std']:8.5f}"
         values = "  ".join(f"{value:.5f}" for value in group.values)
         lines.append(f"{group.label:{width}}  {held['runs']:4d}  {held['mean']:7.5f} {spread}  {values}")
+    if len({dtype for group in groups for dtype in group.dtypes}) > 1:
+        named = "; ".join(f"{group.label}: {', '.join(group.dtypes)}" for group in groups if group.dtypes)
+        lines += ["", f"computed in different dtypes, which alone moves a score ({named}); set train.dtype to compare like with like"]
     for found in comparisons:
         better, other = (found.first, found.second) if found.difference >= 0 else (found.second, found.first)
         lines += ["", f"{better} is better than {other} by {abs(found.difference):.5f} bits per byte"]

@@ -17,10 +17,12 @@ B = Group("b", (1.74, 1.77, 1.75), (1, 2, 3))
 BYTES_A_TOKEN = 2.5
 
 
-def make_run(path: Path, seed: int, value: float, *, dim: int = 192, text_bytes: int = 1000, name: str = "pocket") -> Path:
+def make_run(
+    path: Path, seed: int, value: float, *, dim: int = 192, text_bytes: int = 1000, name: str = "pocket", dtype: str = "float32"
+) -> Path:
     path.mkdir()
     recipe = {"name": name, "size": "lab", "seed": seed, "model": {"dim": dim}, "score": {"headline": "sliding"}}
-    score = {"bits_per_byte": value, "bytes": text_bytes, "targets": 400}
+    score = {"bits_per_byte": value, "bytes": text_bytes, "targets": 400, "dtype": dtype}
     scores = {"sliding": score, "full": score | {"bits_per_byte": value + 0.1}, "dataset_sha256": "d"}
     (path / "recipe.json").write_text(json.dumps(recipe))
     (path / "score.json").write_text(json.dumps(scores))
@@ -106,6 +108,16 @@ def test_runs_are_grouped_by_what_but_the_seed_differs(tmp_path) -> None:
     assert compare(*groups, bytes_a_token).pairs == 1
     full, _ = read_groups(runs, "full")
     assert full[0].values == pytest.approx((1.81, 1.82))
+
+
+def test_other_arithmetic_is_said(tmp_path) -> None:
+    """``auto`` takes bf16 on one processor and fp32 on another; a difference between runs of both is not the recipes' alone."""
+    one = make_run(tmp_path / "one", 1, 1.7, dim=128)
+    for seed, dtype in ((1, "float32"), (2, "bfloat16")):
+        groups, bytes_a_token = read_groups([one, make_run(tmp_path / dtype, seed, 1.8, dtype=dtype)], "headline")
+        said = "computed in different dtypes" in as_text(groups, [compare(*groups, bytes_a_token)])
+        assert said == (dtype == "bfloat16")
+    assert [group.dtypes for group in groups] == [("float32",), ("bfloat16",)]
 
 
 def test_mistakes_are_named(tmp_path, capsys) -> None:
