@@ -20,7 +20,7 @@ demo: $(STAMP)
 	$(BIN)/bytefit audit runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from bytefit.run.folder import RunFolder
 from bytefit.run.pipeline import run
 
 ONE_RANK = Ranks(0, 1, "cpu")
+THREADS = max(1, 2 // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))  # two cores are shared by the test processes
+os.environ["OMP_NUM_THREADS"] = str(THREADS)  # of programs that tests start
 _WORDS = """
     the a of and to in is was it for with on that by as river stone bread window letter garden winter morning engine number small
     quiet bright heavy open early walked found carried wrote opened counted 17 1984 café naïve 🙂
@@ -37,7 +40,7 @@ def make_documents(count: int, seed: int = 0) -> list[str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,12 @@ import hashlib
 import json
 import re
 import threading
-import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 COMMIT = "1" * 40
 NEXT_COMMIT = "2" * 40
-SENT_AT_ONCE = 4096
 
 
 class FakeHub(ThreadingHTTPServer):
@@ -24,7 +22,6 @@ class FakeHub(ThreadingHTTPServer):
         truncate: path to how many answers break off in their middle.
         truncate_after: path to the byte from which on every answer does so.
         stall: path to how many answers stop in their middle and leave the line open.
-        pause: seconds between two pieces of every answer with content.
         lies: paths whose content is not what the hub states.
         gone: paths that are listed and not given.
         no_ranges: whether a request for a part is answered with the whole.
@@ -42,7 +39,6 @@ class FakeHub(ThreadingHTTPServer):
         self.truncate: Counter[str] = Counter()
         self.truncate_after: dict[str, int] = {}
         self.stall: Counter[str] = Counter()
-        self.pause = 0.0
         self.lies: set[str] = set()
         self.gone: set[str] = set()
         self.no_ranges = False
@@ -184,10 +180,8 @@ class Handler(BaseHTTPRequestHandler):
         breaks |= first >= self.server.truncate_after.get(path, first + 1)
         end = len(part) // 2 if breaks or stalls else len(part)
         try:
-            for start in range(0, end, SENT_AT_ONCE):
-                self.wfile.write(part[start : min(start + SENT_AT_ONCE, end)])
-                self.wfile.flush()
-                time.sleep(self.server.pause)
+            self.wfile.write(part[:end])
+            self.wfile.flush()
             if stalls:
                 self.server.closing.wait(20)
         except OSError:  # the client went away

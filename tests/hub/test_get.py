@@ -94,23 +94,22 @@ def test_a_connection_that_stays_broken_keeps_what_came(contest_hub, tmp_path, m
 
 
 def test_interrupted_and_run_again(contest_hub, tmp_path) -> None:
-    """Ctrl-C on a slow line: exit code 130, nothing half-written passes for whole, and the second call ends it."""
-    out = tmp_path / "sp"
-    contest_hub.pause = 0.2
+    """Ctrl-C in the middle of a file: exit code 130, nothing half-written passes for whole, and the second call ends it."""
+    out, first_shard = tmp_path / "sp", "fineweb_train_000000.bin"
+    contest_hub.stall[f"{PUBLISHED[NAME].shards}/{first_shard}"] = 1
     command = [sys.executable, "-m", "bytefit", "data", "get", NAME, "--out", str(out), "--shards", "1", "--endpoint", contest_hub.url]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     deadline = time.monotonic() + 60
-    while not contest_hub.ranges_of("fineweb_train_000000.bin"):
+    while not contest_hub.ranges_of(first_shard):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "bytefit: interrupted"
-    assert not (out / "fineweb_train_000000.bin").exists()
+    assert not (out / first_shard).exists()
     with pytest.raises(UserError, match="not finished"):
         open_dataset(out)
-    contest_hub.pause = 0.0
     assert get(contest_hub, out, shards=1)["fetched"] == 2  # the training shard and the tokenizer
     assert len(open_dataset(out).train) == 20_000
 

@@ -156,7 +156,8 @@ def test_learnt_text_is_compressed_well(tiny_run, dataset) -> None:
 
 
 def test_thread_count_travels_in_the_file(tiny_run, monkeypatch) -> None:
-    artifact = load_artifact(tiny_run.artifact)
+    artifact, before = load_artifact(tiny_run.artifact), torch.get_num_threads()
+    torch.set_num_threads(2)
     data = compress(artifact, [b"some text " * 30])
     real, used = coder._Predictor.next, []
 
@@ -171,7 +172,7 @@ def test_thread_count_travels_in_the_file(tiny_run, monkeypatch) -> None:
         assert set(used) == {2}
         assert torch.get_num_threads() == 1
     finally:
-        torch.set_num_threads(2)
+        torch.set_num_threads(before)
 
 
 def resealed(data: bytes) -> bytes:

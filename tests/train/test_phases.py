@@ -13,6 +13,7 @@ import time
 import pytest
 import torch
 
+from bytefit.config import apply_settings, to_json
 from bytefit.data.loaders import ShuffledLoader
 from bytefit.errors import Interrupted, UserError
 from bytefit.ledger import Ledger
@@ -53,9 +54,10 @@ def test_replay_by_the_clock_ends_with_the_clock(dataset, tmp_path) -> None:
     train_tiny(dataset, tmp_path / "a", config(steps=None, seconds=2.0, replay=dataclasses.replace(REPLAY, batches=10)), ledger=ledger)
     batches = [record["batch"] for record in records(tmp_path / "a")]
     first = next(i for i, batch in enumerate(batches) if batch != i)
-    assert batches[first:][:5] == batches[first : first + 5] == list(range(batches[first], batches[first] + 5))
-    assert batches[first] in range(first - 10, first - 4)  # ten before it, or fewer where the machine slowed down
-    assert ledger.seconds["train"] < 3.0
+    replayed = first - batches[first]
+    assert 1 <= replayed <= 10  # fewer than ten where the machine slowed down
+    assert batches[first:] == [first - replayed + i % replayed for i in range(len(batches) - first)]
+    assert ledger.seconds["train"] < 4.0
 
 
 def test_replay_is_left_when_the_clock_runs_out() -> None:
@@ -94,10 +96,10 @@ def test_a_slow_first_step_neither_ends_the_run_nor_warms_it_down(dataset, tmp_p
 
     monkeypatch.setattr(Stepper, "step", slow_first)
     schedule = WarmdownConfig(steps=5)
-    train_tiny(dataset, tmp_path / "a", config(steps=None, seconds=1.5, warmup_steps=0, replay=REPLAY, schedule=schedule))
+    train_tiny(dataset, tmp_path / "a", config(steps=None, seconds=4.0, warmup_steps=0, replay=REPLAY, schedule=schedule))
     seen = records(tmp_path / "a")
     assert len(seen) > 15
-    assert [record["lr_scale"] for record in seen[:10]] == [1.0] * 10
+    assert [record["lr_scale"] for record in seen[:8]] == [1.0] * 8
     assert seen[-1]["batch"] < len(seen) - 1  # and the replay came in the end
 
 
@@ -340,9 +342,11 @@ def test_every_size_keeps_the_list_of_techniques(name) -> None:
 
 
 def test_a_compiled_system_follows_eager_in_bf16(dataset, tmp_path) -> None:
-    """All the parts of PR #693 at once, in the precision that systems train in."""
+    """All the parts of PR #693 at once, in two blocks (the compiler takes a minute for four), in the precision that systems train in."""
+    recipe = find_recipe("pr693", "tiny")
+    parts = [("plan", to_json(unet_plan(2))), ("attention.exclusive.blocks", [1]), ("value_embedding.blocks", [1])]
+    recipe = apply_settings(recipe, [(f"model.{path}", json.dumps(value)) for path, value in parts])
     for mode in ("eager", "compiled"):
-        recipe = find_recipe("pr693", "tiny")
         model = dataclasses.replace(recipe.model, vocab_size=dataset.tokenizer.vocab_size)
         training = dataclasses.replace(recipe.train, steps=6, dtype="bfloat16", compile=mode == "compiled", replay=None)
         (tmp_path / mode).mkdir()
