@@ -98,7 +98,13 @@ def test_interrupted_and_run_again(contest_hub, tmp_path) -> None:
     out, first_shard = tmp_path / "sp", "fineweb_train_000000.bin"
     contest_hub.stall[f"{PUBLISHED[NAME].shards}/{first_shard}"] = 1
     command = [sys.executable, "-m", "bytefit", "data", "get", NAME, "--out", str(out), "--shards", "1", "--endpoint", contest_hub.url]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it, and so would its children
+    )
     deadline = time.monotonic() + 60
     while not contest_hub.ranges_of(first_shard):
         assert time.monotonic() < deadline
