@@ -243,6 +243,9 @@ def main() -> None:
         write_between(ROOT / "README.md", "headline", headline(web))
     if embedded:
         lines += pocket_section("`pocket` on the embedded corpus (`make demo`)", embedded)
+    without_units = read("pocket_embedded_fp32")
+    if without_units:
+        lines += pocket_section("The same on a processor without matrix units for bf16, in fp32", without_units)
     systems, ablation, gpu = read_lines("systems"), read_lines("ablation"), read_lines("gpu")
     steps = json.loads((RESULTS / "systems_steps.json").read_text())
     if systems:
