@@ -19,6 +19,7 @@ demo: $(STAMP)
 	$(BIN)/bytefit run pocket --out runs/demo --resume
 	$(BIN)/bytefit audit runs/demo
 
+# Two processes with a thread each: most tests keep only one core busy.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 

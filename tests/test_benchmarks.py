@@ -207,6 +207,34 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
     assert "smear gate" not in missing["* out of pr578"] + missing["* in baseline"]
 
 
+def test_rows_of_other_arithmetic_are_measured_again(tmp_path, monkeypatch) -> None:
+    """On a processor without matrix units ``auto`` takes fp32: such a row must not stand among the others."""
+    import timed
+
+    entry, measured = timed.Entry("pr128", "pr128"), []
+    monkeypatch.setattr(timed, "open_dataset", lambda path: None)
+    monkeypatch.setattr(timed, "measure", lambda entry, *rest: measured.append(entry.name) or row("bfloat16"))
+
+    def row(dtype: str) -> dict:
+        return {
+            "name": "pr128",
+            "seed": 1,
+            "digest": entry.digest,
+            "summary": {"steps": 9, "dtype": dtype, "val_bpb": 2.0, "artifact_bytes": 1},
+        }
+
+    (tmp_path / "steps.json").write_text('{"steps": {"pr128": 9}}')
+    paths = {"data": tmp_path, "steps": tmp_path / "steps.json", "out": tmp_path / "rows.jsonl"}
+    options = argparse.Namespace(**paths, seeds=[1], most=None, workers=1)
+    timed.put_row(options.out, row("float32"))
+    for _ in range(2):  # the second time the row is there
+        timed.run_entries([entry], options, {"commit": "c", "machine": {}})
+    assert measured == ["pr128"]
+    settings = [(path, value) for path, _, value in (word.partition("=") for word in entry.words[1::2])]
+    training = apply_settings(find_recipe("pr128"), settings).train
+    assert (training.dtype, training.optimizer.matrices.dtype) == ("bfloat16", "bfloat16")
+
+
 def test_published_changes_stand_beside_ours() -> None:
     from render_published import published_section
 

@@ -223,6 +223,7 @@ PLANTS = [
     ),
     (check_limits, 33, "adapting outside the timers", in_file("summary", lambda s: s["ledger"].pop("adapt"))),
     (check_limits, 34, "another processor", in_file("summary", lambda s: s["hardware"].update(cpu="Fast 9000"))),
+    (check_limits, 34, "matrix units", in_file("summary", lambda s: s["hardware"].update(cpu_bf16="other"))),
     (check_limits, 34, "another number of ranks", in_file("summary", lambda s: s["hardware"].update(ranks=8))),
     (check_limits, 34, "a machine left out", on_two_machines),
     (

@@ -86,5 +86,6 @@ def test_the_hardware_is_what_trained(tiny_run, tmp_path) -> None:
     record["machine"] |= {"gpu": "a large one", "threads": 7}
     state.write_text(json.dumps(record))
     run(tiny_run.read_recipe(), data=None, out=folder.path, resume=True, ranks=ONE_RANK)
-    hardware = json.loads(folder.summary.read_text())["hardware"]
-    assert (hardware["gpu"], hardware["threads"]) == ("a large one", 7)
+    summary = json.loads(folder.summary.read_text())
+    assert (summary["hardware"]["gpu"], summary["hardware"]["threads"]) == ("a large one", 7)
+    assert (summary["dtype"], summary["muon_dtype"]) == (record["dtype"], record["muon_dtype"])
