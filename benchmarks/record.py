@@ -39,7 +39,8 @@ def hardware(records: list[dict[str, Any]]) -> str:
 
 def digest(recipe: dict[str, Any]) -> str:
     """What tells one recipe (as JSON) from another: everything but its seed, its budget of training, the text and how much of it is scored.
-    What it computes in is no part of it either: ``auto`` says nothing, so rows say it themselves.
+    What it computes in is no part of it either: ``auto`` says nothing, so rows say it themselves. A setting that is null is left out, so
+    that a new technique, which the rows so far do without, leaves them what they are.
 
     Rows of one name that have another digest are of another recipe.
     """
@@ -50,7 +51,13 @@ def digest(recipe: dict[str, Any]) -> str:
     optimizer = kept["train"]["optimizer"]
     matrices = {key: value for key, value in optimizer["matrices"].items() if key != "dtype"}
     kept["train"]["optimizer"] = optimizer | {"matrices": matrices}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_without_nulls(kept), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(held) for key, held in value.items() if held is not None}
+    return [_without_nulls(held) for held in value] if isinstance(value, list) else value
 
 
 def audited(folder: RunFolder) -> dict[str, list[int]]:

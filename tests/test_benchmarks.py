@@ -328,6 +328,18 @@ def test_a_digest_tells_recipes_apart_and_not_their_runs() -> None:
         assert of(**changed) != known
 
 
+def test_a_new_setting_that_is_off_leaves_digests_what_they_are() -> None:
+    from record import digest
+
+    recipe = to_json(find_recipe("pr578"))
+    later = recipe | {"model": recipe["model"] | {"new_part": None}}
+    step = recipe["model"]["plan"][0] | {"new": None}
+    later["model"]["plan"] = [step, *recipe["model"]["plan"][1:]]
+    assert digest(later) == digest(recipe)
+    assert digest(recipe | {"model": recipe["model"] | {"new_part": {"type": "New"}}}) != digest(recipe)
+    assert digest(recipe | {"model": recipe["model"] | {"new_part": False}}) != digest(recipe)  # off is what null says
+
+
 def test_rows_of_another_count_of_steps_or_recipe_say_so() -> None:
     from record import digest
     from render_systems import EARLIER, system_figures
