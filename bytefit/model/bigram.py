@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from bytefit.data.tokenizer import BOS_ID
-from bytefit.model.linear import Linear, Table
-from bytefit.model.roles import Role, parameter
+from bytefit.model.hashed import HashedTable, check_hashed
 
 FACTORS = (36_313, 27_191)  # of this token and the one before it; with ids below 2^16 the products fit 32 bits unsigned
 
@@ -34,29 +33,20 @@ class BigramHashConfig:
     mask_documents: bool = False
 
     def __post_init__(self) -> None:
-        if not 2 <= self.buckets <= 1 << 24:
-            raise ValueError(f"bigram buckets {self.buckets} must lie in 2..{1 << 24}")
-        if not 1 <= self.dim <= 65_536:
-            raise ValueError(f"bigram dim {self.dim} must lie in 1..65536")
+        check_hashed("bigram", self.buckets, self.dim)
 
     def build(self, dim: int) -> BigramHash:
         return BigramHash(self, dim)
 
 
-class BigramHash(nn.Module):
+class BigramHash(HashedTable):
+    lookback = 1  # tokens before its own that a position's row depends on
+
     def __init__(self, config: BigramHashConfig, dim: int):
-        super().__init__()
-        self.buckets, self.mask_documents = config.buckets, config.mask_documents
-        self.table = Table(torch.zeros(config.buckets, config.dim))
-        self.projection = Linear(config.dim, dim, Role.PROJECTION, orthogonal_gain=config.orthogonal_gain)
-        self.scale = parameter(torch.tensor(config.scale_init), Role.GAIN)
+        super().__init__(config.buckets, config.dim, dim, scale_init=config.scale_init, orthogonal_gain=config.orthogonal_gain)
+        self.mask_documents = config.mask_documents
 
     def rows(self, ids_BT: Tensor) -> Tensor:
-        """The table's row of every position, int64 (B, T)."""
         hashed = (FACTORS[0] * ids_BT[:, 1:]) ^ (FACTORS[1] * ids_BT[:, :-1])
         rows = F.pad(hashed % (self.buckets - 1), (1, 0), value=self.buckets - 1)
         return torch.where(ids_BT == BOS_ID, self.buckets - 1, rows) if self.mask_documents else rows
-
-    def forward(self, ids_BT: Tensor, dtype: torch.dtype) -> Tensor:
-        """What is added to the token rows: (B, T, D)."""
-        return self.scale.to(dtype) * self.projection(self.table(self.rows(ids_BT), dtype))

@@ -18,11 +18,13 @@ from bytefit.model.block import Block
 from bytefit.model.head import HeadConfig
 from bytefit.model.lanes import Lanes, ParallelLanesConfig, merge_lanes
 from bytefit.model.linear import OrthogonalInit, Table, rms_norm
+from bytefit.model.loop_positions import LoopPositionsConfig
 from bytefit.model.mlp import MlpConfig
-from bytefit.model.plan import Plan, check_plan, num_blocks, num_skips
+from bytefit.model.plan import Plan, check_plan, num_blocks, num_positions, num_skips
 from bytefit.model.roles import ParameterInfo, Role, parameter, role_of
 from bytefit.model.rotary import rotary_table
 from bytefit.model.smear import SmearGateConfig
+from bytefit.model.trigram import TrigramHashConfig
 from bytefit.model.value_embedding import ValueEmbeddingConfig
 
 MAX_CONTEXT = 65_536
@@ -48,6 +50,8 @@ class ModelConfig:
     context: int
     plan: Plan
     bigram: BigramHashConfig | None = None
+    trigram: TrigramHashConfig | None = None
+    loop_positions: LoopPositionsConfig | None = None
     smear: SmearGateConfig | None = None
     attention: AttentionConfig
     value_embedding: ValueEmbeddingConfig | None = None
@@ -68,6 +72,9 @@ class ModelConfig:
         if self.embed_init_std < 0:
             raise ValueError(f"embed_init_std {self.embed_init_std} must not be negative")
         check_plan(self.plan)
+        check_positions(self, self.plan)
+        if self.loop_positions is not None and self.loop_positions.count > self.dim:
+            raise ValueError(f"loop_positions count {self.loop_positions.count} is more than dim {self.dim} has orthogonal directions")
         self.attention.check_width(self.dim)
         for name, blocks in self._block_sets():
             for block in blocks:
@@ -103,6 +110,13 @@ class ModelConfig:
         return Block(self.dim, attention, self.mlp, norm_scale=norm_scale, lanes=lanes)
 
 
+def check_positions(config: ModelConfig, plan: Plan) -> None:
+    """Raises ValueError where the plan asks for loop positions that the model does not have."""
+    held = config.loop_positions.count if config.loop_positions else 0
+    if num_positions(plan) > held:
+        raise ValueError(f"the plan asks for {num_positions(plan)} loop positions; model.loop_positions has {held}")
+
+
 class Cache:
     """Keys and values of every plan step for incremental decoding of up to ``capacity`` positions, and the last tokens read."""
 
@@ -126,10 +140,12 @@ class LanguageModel(nn.Module):
         self.config, self.plan = config, config.plan
         self.embedding = Table(torch.randn(config.vocab_size, config.dim) * config.embed_init_std)
         self.bigram = config.bigram.build(config.dim) if config.bigram else None
+        self.trigram = config.trigram.build(config.dim) if config.trigram else None
         self.smear = config.smear.build(config.dim) if config.smear else None
         kv_dim = config.attention.kv_dim(config.dim)
         self.value_embedding = config.value_embedding.build(config.vocab_size, kv_dim) if config.value_embedding else None
         self.blocks = nn.ModuleList(config.build_block(block) for block in range(num_blocks(config.plan)))
+        self.loop_positions: nn.Parameter | None = config.loop_positions.build(config.dim) if config.loop_positions else None
         self.skip_scales = parameter(torch.ones(num_skips(config.plan), config.dim), Role.GAIN)
         self.head = config.head.build(config.vocab_size, config.dim)
         cos, sin = rotary_table(config.attention.rotary, config.dim // config.attention.num_heads, config.context)
@@ -142,9 +158,11 @@ class LanguageModel(nn.Module):
         """Run another plan over the same blocks from now on.
 
         Raises:
-            ValueError: it names other blocks than the config's plan, has more steps or skips, or starts elsewhere with a value residual.
+            ValueError: it names other blocks than the config's plan, has more steps, skips or loop positions, or starts elsewhere with a
+                value residual.
         """
         check_plan(plan)
+        check_positions(self.config, plan)
         own = self.config.plan
         for what, asked, held in (("skips", num_skips(plan), num_skips(own)), ("steps", len(plan), len(own))):
             if asked > held:
@@ -160,13 +178,15 @@ class LanguageModel(nn.Module):
         x = self.embedding(ids_BT, dtype)
         if self.bigram is not None:
             x = x + self.bigram(ids_BT, dtype)
+        if self.trigram is not None:
+            x = x + self.trigram(ids_BT, dtype)
         x = rms_norm(x)
         return x if self.smear is None else self.smear(ids_BT, x)
 
     @property
     def lookback(self) -> int:
         """How many tokens before its own ``embed`` needs for a position."""
-        return (self.bigram is not None) + (self.smear is not None)
+        return max((table.lookback for table in (self.bigram, self.trigram) if table is not None), default=0) + (self.smear is not None)
 
     def hidden(self, ids_BT: Tensor, dtype: torch.dtype, cache: Cache | None = None) -> Tensor:
         """The normed last hidden state (B, T, D), computed in ``dtype``.
@@ -189,6 +209,10 @@ class LanguageModel(nn.Module):
         lanes: Lanes = (x0,)
         skips: list[Tensor] = []
         for i, step in enumerate(self.plan):
+            if step.position is not None:
+                assert self.loop_positions is not None
+                position = self.loop_positions[step.position].to(dtype)
+                lanes = tuple(lane + position for lane in lanes)
             if step.pop is not None:
                 skip = self.skip_scales[step.pop].to(dtype) * skips.pop()
                 lanes = tuple(lane + skip for lane in lanes)

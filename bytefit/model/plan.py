@@ -2,13 +2,13 @@
 
 A plan is a tuple of steps. A step names a block and what happens at the U-Net skip stack around it: ``pop`` adds the most
 recent pushed activation (times a learned per-channel weight, its index given here) before the block, ``push`` stores the
-block's output. Depth recurrence and weight sharing are plans that name a block twice.
+block's output. Depth recurrence and weight sharing are plans that name a block twice; ``position`` tells the times apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,11 +19,17 @@ class Step:
         block: which block.
         push: store the output on the skip stack.
         pop: index of the skip weight with which the top of the stack is added to the input, or None.
+        position: index of the loop position that is added to the input, or None.
     """
 
     block: int
     push: bool = False
     pop: int | None = None
+    position: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.position is not None and self.position < 0:
+            raise ValueError(f"plan position {self.position} must not be negative")
 
 
 Plan = tuple[Step, ...]
@@ -42,6 +48,12 @@ def unet_plan(blocks: int | Sequence[int]) -> Plan:
         Step(block=block, push=i < num_encoder, pop=i - num_encoder if num_encoder <= i < 2 * num_encoder else None)
         for i, block in enumerate(order)
     )
+
+
+def looped_plan(blocks: int, positions: Sequence[int]) -> Plan:
+    """The whole U-Net once for every loop position, with the same blocks and skip weights each time (PR #578's "fractal" models)."""
+    once = unet_plan(blocks)
+    return tuple(replace(step, position=position if i == 0 else None) for position in positions for i, step in enumerate(once))
 
 
 def check_plan(plan: Plan) -> None:
@@ -71,3 +83,8 @@ def num_blocks(plan: Plan) -> int:
 
 def num_skips(plan: Plan) -> int:
     return len({step.pop for step in plan if step.pop is not None})
+
+
+def num_positions(plan: Plan) -> int:
+    """How many loop positions the plan asks for."""
+    return 1 + max((step.position for step in plan if step.position is not None), default=-1)

@@ -13,10 +13,12 @@ from bytefit.model.language_model import ModelConfig
 
 # Every setting that js/layout.mjs and js/language_model.mjs follow, or that only says how training starts.
 KNOWN_SETTINGS = {
-    "ModelConfig": "vocab_size dim context plan bigram smear attention value_embedding mlp depth_scaled_norm lanes head embed_init_std "
-    "orthogonal_init",
-    "Step": "block push pop",
+    "ModelConfig": "vocab_size dim context plan bigram trigram loop_positions smear attention value_embedding mlp depth_scaled_norm lanes head "
+    "embed_init_std orthogonal_init",
+    "Step": "block push pop position",
     "BigramHashConfig": "buckets dim scale_init orthogonal_gain mask_documents",
+    "TrigramHashConfig": "buckets dim scale_init orthogonal_gain mask_documents",
+    "LoopPositionsConfig": "count scale",
     "SmearGateConfig": "gate_init mask_documents",
     "AttentionConfig": "num_heads num_kv_heads q_gain_init rotary exclusive output_gate value_residual",
     "RotaryConfig": "base dims reference_length length table_dtype",

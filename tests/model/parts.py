@@ -17,12 +17,14 @@ from bytefit.model.exclusive import ExclusiveConfig
 from bytefit.model.head import HeadConfig, LearnedCaps
 from bytefit.model.lanes import ParallelLanesConfig
 from bytefit.model.language_model import LanguageModel, ModelConfig
+from bytefit.model.loop_positions import LoopPositionsConfig
 from bytefit.model.mlp import ReluSquaredConfig, SwigluConfig
 from bytefit.model.output_gate import OutputGateConfig
-from bytefit.model.plan import Plan, Step, unet_plan
+from bytefit.model.plan import Plan, Step, looped_plan, unet_plan
 from bytefit.model.roles import Role, role_of
 from bytefit.model.rotary import RotaryConfig
 from bytefit.model.smear import SmearGateConfig
+from bytefit.model.trigram import TrigramHashConfig
 from bytefit.model.value_embedding import ValueEmbeddingConfig
 from bytefit.model.value_residual import ValueResidualConfig
 
@@ -63,10 +65,15 @@ class Part:
 BIGRAM = BigramHashConfig(buckets=17, dim=10)
 STRETCHED = RotaryConfig(dims=4, reference_length=16, length=40)
 LOOPED = straight_plan(0, 1, 0, 1)
+TRIGRAM = TrigramHashConfig(buckets=19, dim=10)
+COUNTED = looped_plan(2, (0, 1))
+UNCOUNTED = tuple(dataclasses.replace(step, position=None) for step in COUNTED)
 
 PARTS: dict[str, Part] = {
     "bigram": Part({"bigram": BIGRAM}, neutral=True),  # its table starts at zero
     "bigram, masked": Part({"bigram": dataclasses.replace(BIGRAM, mask_documents=True)}, off={"bigram": BIGRAM}),
+    "trigram": Part({"trigram": TRIGRAM}, neutral=True),  # as the bigram's
+    "trigram, masked": Part({"trigram": dataclasses.replace(TRIGRAM, mask_documents=True)}, off={"trigram": TRIGRAM}),
     "smear": Part({"smear": SmearGateConfig()}),
     "smear, masked": Part({"smear": SmearGateConfig(mask_documents=True)}, off={"smear": SmearGateConfig()}),
     "depth-scaled norm": Part({"depth_scaled_norm": True}),
@@ -93,6 +100,7 @@ PARTS: dict[str, Part] = {
     "u-net": Part({"plan": unet_plan(2)}),
     "u-net, two skips": Part({"plan": unet_plan(4)}, off={"plan": straight_plan(0, 1, 2, 3)}),
     "depth recurrence": Part({"plan": LOOPED}),
+    "loop positions": Part({"loop_positions": LoopPositionsConfig(count=2), "plan": COUNTED}, off={"plan": UNCOUNTED}),
     "shared blocks": Part({"plan": unet_plan((0, 1, 0, 1))}, off={"plan": unet_plan(2)}),
     "lanes": Part({"lanes": ParallelLanesConfig(start=0)}),
     "lanes, last block": Part({"lanes": ParallelLanesConfig(start=1)}),
@@ -108,7 +116,11 @@ PARTS: dict[str, Part] = {
 }
 
 TOGETHER: Changes = {
-    "plan": unet_plan((0, 1, 2, 1)),  # splits into lanes before block 2, merges them after it
+    "loop_positions": LoopPositionsConfig(count=2),
+    "plan": tuple(  # splits into lanes before block 2, merges them after it
+        dataclasses.replace(step, position={1: 0, 3: 1}.get(i)) for i, step in enumerate(unet_plan((0, 1, 2, 1)))
+    ),
+    "trigram": dataclasses.replace(TRIGRAM, mask_documents=True),
     "bigram": dataclasses.replace(BIGRAM, mask_documents=True),
     "smear": SmearGateConfig(mask_documents=True),
     "depth_scaled_norm": True,
@@ -124,6 +136,7 @@ TOGETHER: Changes = {
 }
 OTHER_FORMS: Changes = TOGETHER | {
     "bigram": BIGRAM,
+    "trigram": TRIGRAM,
     "smear": SmearGateConfig(),
     "attention.num_kv_heads": 4,
     "attention.rotary": RotaryConfig(dims=4, table_dtype="bfloat16"),

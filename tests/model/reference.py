@@ -36,8 +36,8 @@ class Plain:
         return x / math.sqrt(np.mean(x * x) + self.eps)
 
     def embed(self, ids: Sequence[int]) -> Vectors:
-        """Token row, plus what the hash of the last two tokens looks up, normed, then smeared."""
-        w, bigram, smear = self.weights, self.config.bigram, self.config.smear
+        """Token row, plus what the hashes of the last two and of the last three tokens look up, normed, then smeared."""
+        w, bigram, trigram, smear = self.weights, self.config.bigram, self.config.trigram, self.config.smear
         x = [w["embedding.weight"][token] for token in ids]
         if bigram is not None:
             for t in range(len(ids)):
@@ -46,6 +46,13 @@ class Plain:
                 else:
                     row = ((36313 * ids[t]) ^ (27191 * ids[t - 1])) % (bigram.buckets - 1)
                 x[t] = x[t] + w["bigram.scale"] * (w["bigram.projection.weight"] @ w["bigram.table.weight"][row])
+        if trigram is not None:
+            for t in range(len(ids)):
+                if t < 2 or (trigram.mask_documents and BOS in (ids[t], ids[t - 1])):
+                    row = trigram.buckets - 1
+                else:
+                    row = (17911 * ids[t - 2] + 36313 * ids[t - 1] + 27191 * ids[t]) % (trigram.buckets - 1)
+                x[t] = x[t] + w["trigram.scale"] * (w["trigram.projection.weight"] @ w["trigram.table.weight"][row])
         x = [self.norm(x_t) for x_t in x]
         if smear is not None:
             g = sigmoid(w["smear.gate"])
@@ -157,6 +164,8 @@ class Plain:
         x0 = self.embed(ids)
         lanes, stack, first_values = [x0], [], []
         for step in self.config.plan:
+            if step.position is not None:
+                lanes = [[lane[t] + w["loop_positions"][step.position] for t in positions] for lane in lanes]
             if step.pop is not None:
                 skip = stack.pop()
                 lanes = [[lane[t] + w["skip_scales"][step.pop] * skip[t] for t in positions] for lane in lanes]

@@ -12,10 +12,12 @@ from bytefit.model.exclusive import ExclusiveConfig
 from bytefit.model.head import HeadConfig, LearnedCaps
 from bytefit.model.lanes import ParallelLanesConfig
 from bytefit.model.linear import OrthogonalInit
+from bytefit.model.loop_positions import LoopPositionsConfig
 from bytefit.model.mlp import ReluSquaredConfig, SwigluConfig
 from bytefit.model.output_gate import OutputGateConfig
-from bytefit.model.plan import Step
+from bytefit.model.plan import Step, looped_plan
 from bytefit.model.rotary import RotaryConfig
+from bytefit.model.trigram import TrigramHashConfig
 from bytefit.model.value_embedding import ValueEmbeddingConfig
 from tests.model.parts import configured, straight_plan
 
@@ -28,6 +30,11 @@ BAD_PARTS = [  # (what makes it, what the message says)
     (lambda: BigramHashConfig(buckets=1), "bigram buckets 1 must"),
     (lambda: BigramHashConfig(buckets=1 << 25), "bigram buckets 33554432 must"),
     (lambda: BigramHashConfig(dim=0), "bigram dim 0 must"),
+    (lambda: TrigramHashConfig(buckets=1), "trigram buckets 1 must"),
+    (lambda: TrigramHashConfig(dim=0), "trigram dim 0 must"),
+    (lambda: LoopPositionsConfig(count=0), "loop_positions count 0 must"),
+    (lambda: LoopPositionsConfig(count=2, scale=-1.0), "loop_positions scale -1.0 must"),
+    (lambda: Step(block=0, position=-1), "plan position -1 must"),
     (lambda: ValueEmbeddingConfig(blocks=()), "value_embedding.blocks is empty"),
     (lambda: ValueEmbeddingConfig(blocks=(0,), dim=-3), "value_embedding dim -3 must"),
     (lambda: ValueEmbeddingConfig(blocks=(0,), init_std=-0.1), "value_embedding init_std -0.1 must"),
@@ -72,6 +79,9 @@ BAD_MODELS = [  # (changes to the small model, what the message says)
     ({"lanes": ParallelLanesConfig(start=2)}, "lanes names block 2;"),
     ({"lanes": ParallelLanesConfig(start=-1)}, "lanes names block -1;"),
     ({"plan": ()}, "plan is empty"),
+    ({"plan": looped_plan(2, (0, 1))}, "the plan asks for 2 loop positions; model.loop_positions has 0"),
+    ({"loop_positions": LoopPositionsConfig(count=1), "plan": looped_plan(2, (1,))}, "the plan asks for 2 loop positions; "),
+    ({"loop_positions": LoopPositionsConfig(count=25)}, "loop_positions count 25 is more than dim 24"),
     ({"plan": straight_plan(1)}, "plan uses blocks [1];"),
     ({"plan": straight_plan(0, 2)}, "plan uses blocks [0, 2];"),
     ({"plan": (Step(block=0, pop=0),)}, "plan step 0 pops from an empty skip stack"),

@@ -9,7 +9,7 @@ import torch
 
 from bytefit.data.tokenizer import BOS_ID
 from bytefit.model.smear import SmearGateConfig
-from tests.model.parts import BIGRAM, CONFIGS, VOCAB, Changes, configured, random_model, tokens
+from tests.model.parts import BIGRAM, CONFIGS, TRIGRAM, VOCAB, Changes, configured, random_model, tokens
 
 
 @pytest.mark.parametrize("gradients", [False, True])  # two spellings of attention on CPUs
@@ -39,12 +39,18 @@ def test_every_earlier_token_moves_the_last_logits(name) -> None:
 
 
 MASKED_BIGRAM, MASKED_SMEAR = dataclasses.replace(BIGRAM, mask_documents=True), SmearGateConfig(mask_documents=True)
+MASKED_TRIGRAM = dataclasses.replace(TRIGRAM, mask_documents=True)
 SEAMS: dict[str, tuple[Changes, int]] = {  # parts at the seam "embed" -> how many positions of a document see the one before
     "neither part": ({}, 0),
     "bigram": ({"bigram": BIGRAM}, 1),
     "bigram, masked": ({"bigram": MASKED_BIGRAM}, 0),
     "smear": ({"smear": SmearGateConfig()}, 1),
     "smear, masked": ({"smear": MASKED_SMEAR}, 0),
+    "trigram": ({"trigram": TRIGRAM}, 2),
+    "trigram, masked": ({"trigram": MASKED_TRIGRAM}, 0),
+    "trigram and smear": ({"trigram": TRIGRAM, "smear": SmearGateConfig()}, 3),
+    "all three, trigram not masked": ({"bigram": MASKED_BIGRAM, "trigram": TRIGRAM, "smear": MASKED_SMEAR}, 3),
+    "all three, masked": ({"bigram": MASKED_BIGRAM, "trigram": MASKED_TRIGRAM, "smear": MASKED_SMEAR}, 0),
     "both": ({"bigram": BIGRAM, "smear": SmearGateConfig()}, 2),
     "both, bigram masked": ({"bigram": MASKED_BIGRAM, "smear": SmearGateConfig()}, 1),
     "both, smear masked": ({"bigram": BIGRAM, "smear": MASKED_SMEAR}, 2),
@@ -70,7 +76,7 @@ def test_what_of_a_document_depends_on_the_one_before(name) -> None:
     assert seen.tolist() == [t < leaks for t in range(len(embedded))]
 
 
-@pytest.mark.parametrize("name", ["bigram, masked", "smear, masked", "both, masked"])
+@pytest.mark.parametrize("name", ["bigram, masked", "smear, masked", "both, masked", "all three, masked"])
 def test_masked_document_starts_as_it_does_alone(name) -> None:
     """A document in the middle of a window is embedded as at the start of one."""
     model, ids = random_model(configured(SEAMS[name][0])), tokens(1, 16)

@@ -73,11 +73,13 @@ def test_looked_up_rows_get_a_gradient_and_no_others(name) -> None:
     model, ids = random_model(CONFIGS[name]), tokens(2, 10)
     model(ids, tokens(2, 10, seed=1)).backward()
     assert model.bigram is not None
+    assert model.trigram is not None
     assert model.value_embedding is not None
     used = {
         model.embedding.weight: range(model.config.vocab_size) if model.config.head.tied else ids.unique().tolist(),
         model.value_embedding.table.weight: ids.unique().tolist(),
         model.bigram.table.weight: model.bigram.rows(ids).unique().tolist(),
+        model.trigram.table.weight: model.trigram.rows(ids).unique().tolist(),
     }
     for table, rows in used.items():
         assert table.grad is not None

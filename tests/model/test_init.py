@@ -11,12 +11,13 @@ import torch
 from bytefit.model.head import HeadConfig
 from bytefit.model.language_model import LanguageModel, ModelConfig
 from bytefit.model.linear import OrthogonalInit
+from bytefit.model.loop_positions import LoopPositionsConfig
 from bytefit.recipes import find_recipe
 from tests.model.parts import OTHER_FORMS, TOGETHER, configured
 
 GAIN = 0.3
-SIDE_TABLES = {part: dataclasses.replace(TOGETHER[part], orthogonal_gain=GAIN) for part in ("bigram", "value_embedding")}
-STARTS_AT_ZERO = ("attention.out.weight", "mlp.down.weight", "head.matrix.weight", "bigram.table.weight")
+SIDE_TABLES = {part: dataclasses.replace(TOGETHER[part], orthogonal_gain=GAIN) for part in ("bigram", "trigram", "value_embedding")}
+STARTS_AT_ZERO = ("attention.out.weight", "mlp.down.weight", "head.matrix.weight", "bigram.table.weight", "trigram.table.weight")
 BECOMES_ORTHOGONAL = ("query.weight", "key.weight", "value.weight", "mlp.up.weight", "mlp.gate.weight", "projection.weight")
 
 
@@ -53,6 +54,12 @@ def test_orthogonal_starts(forms, min_size, default) -> None:
         else:
             assert gain_of(p) == pytest.approx(GAIN if owner == "projection" else 1.0, rel=1e-5), name
             assert gain_of(usual[name]) is None, name
+
+
+def test_loop_positions_start_orthogonal_and_of_their_length() -> None:
+    """Whether or not maps start so: as many as the model is wide still are."""
+    model = built(configured({"loop_positions": LoopPositionsConfig(count=24, scale=0.01)}))
+    torch.testing.assert_close(model.loop_positions @ model.loop_positions.T, 1e-4 * torch.eye(24), rtol=0, atol=1e-9)
 
 
 def test_no_two_orthogonal_starts_are_the_same() -> None:

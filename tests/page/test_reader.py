@@ -76,7 +76,7 @@ def test_the_likeliest_continuation_is_pythons(node, path) -> None:
     """Beyond the context too, where both forget the older half; and where the model ends the text."""
     count = 2 * CONTEXT
     artifact = load_artifact(path)
-    prompts = ["It was", "", "9", LONG]
+    prompts = ["It was", "", "9", LONG, "Hello"]  # the other forms end all but the last early
     wants = [b"".join(generate(artifact, prompt.encode(), num_tokens=count, temperature=0)) for prompt in prompts]
     assert max(map(len, wants)) == count
     options = {"numTokens": count, "temperature": 0, "topP": 1, "seed": 0}

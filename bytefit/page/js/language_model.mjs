@@ -8,6 +8,7 @@ import { rotaryTable, rotate } from "./rotary.mjs";
 
 export const BOS_ID = 1;
 const BIGRAM_FACTORS = [36313, 27191];
+const TRIGRAM_FACTORS = [17911, 36313, 27191];
 
 /** What the model has read: the ids, and keys and values of every plan step. Cutting `ids` short forgets the positions after. */
 class Cache {
@@ -54,6 +55,10 @@ export class LanguageModel {
     let lanes = [x0_D];
     const skips = [];
     config.plan.forEach((step, i) => {
+      if (Number.isInteger(step.position)) {
+        const position_D = row(weights.get("loop_positions"), step.position, config.dim);
+        lanes = lanes.map((x_D) => added(x_D, position_D));
+      }
       if (step.pop !== null) {
         const skip_D = skips.pop(), start = step.pop * config.dim;
         lanes = lanes.map((x_D) => x_D.map((value, d) => value + skipScales[start + d] * skip_D[d]));
@@ -77,13 +82,18 @@ export class LanguageModel {
   }
 
   normedRow(ids, position) {
-    const { dim, bigram } = this.config;
-    const row_D = row(this.weights.get("embedding.weight"), ids[position], dim);
-    if (!bigram) return rmsNorm(row_D);
-    const bigram_E = row(this.weights.get("bigram.table.weight"), this.bigramRow(ids, position), bigram.dim);
-    const added_D = multiply(this.weights.get("bigram.projection.weight"), bigram_E);
-    const [scale] = this.weights.get("bigram.scale");
-    return rmsNorm(row_D.map((value, d) => value + scale * added_D[d]));
+    const { dim, bigram, trigram } = this.config;
+    let x_D = row(this.weights.get("embedding.weight"), ids[position], dim);
+    if (bigram) x_D = added(x_D, this.hashed("bigram", this.bigramRow(ids, position)));
+    if (trigram) x_D = added(x_D, this.hashed("trigram", this.trigramRow(ids, position)));
+    return rmsNorm(x_D);
+  }
+
+  /** What a hash table adds to a token's row (D). */
+  hashed(part, index) {
+    const row_E = row(this.weights.get(`${part}.table.weight`), index, this.config[part].dim);
+    const [scale] = this.weights.get(`${part}.scale`);
+    return multiply(this.weights.get(`${part}.projection.weight`), row_E).map((value) => scale * value);
   }
 
   bigramRow(ids, position) {
@@ -91,6 +101,13 @@ export class LanguageModel {
     if (position === 0 || (masked && ids[position] === BOS_ID)) return buckets - 1;
     const hashed = (BIGRAM_FACTORS[0] * ids[position]) ^ (BIGRAM_FACTORS[1] * ids[position - 1]);
     return (hashed >>> 0) % (buckets - 1);
+  }
+
+  trigramRow(ids, position) {
+    const { buckets, mask_documents: masked } = this.config.trigram;
+    const last = ids.slice(position - 2, position + 1);
+    if (position < 2 || (masked && last.slice(1).includes(BOS_ID))) return buckets - 1;
+    return last.reduce((sum, id, i) => sum + TRIGRAM_FACTORS[i] * id, 0) % (buckets - 1);
   }
 
   /** The shared value embedding (G*K) before the blocks' own scale, or null. */

@@ -16,18 +16,21 @@ export function kvDim(config) {
 
 /** A list of {name, role, shape}; a scalar's shape is []. */
 export function layout(config) {
-  const { dim, plan, bigram, smear, head } = config;
+  const { dim, plan, smear, head } = config;
   const valueEmbedding = config.value_embedding;
   const skips = new Set(plan.map((step) => step.pop).filter((pop) => pop !== null));
   const numBlocks = 1 + Math.max(...plan.map((step) => step.block));
   const found = [];
   const add = (name, role, ...shape) => found.push({ name, role, shape });
+  if (config.loop_positions) add("loop_positions", "gain", config.loop_positions.count, dim);
   add("skip_scales", "gain", skips.size, dim);
   add("embedding.weight", "table", config.vocab_size, dim);
-  if (bigram) {
-    add("bigram.scale", "gain");
-    add("bigram.table.weight", "table", bigram.buckets, bigram.dim);
-    add("bigram.projection.weight", "projection", dim, bigram.dim);
+  for (const part of ["bigram", "trigram"]) {
+    const table = config[part];
+    if (!table) continue;
+    add(`${part}.scale`, "gain");
+    add(`${part}.table.weight`, "table", table.buckets, table.dim);
+    add(`${part}.projection.weight`, "projection", dim, table.dim);
   }
   if (smear) add("smear.gate", "gain", dim);
   if (valueEmbedding) {
