@@ -26,6 +26,7 @@ class MuonConfig:
         iterations: Newton–Schulz iterations a step.
         coefficients: of the iteration: one quintic for all, or Polar Express' own for each.
         row_normalise: MuonEq-R.
+        mousse_beta: Mousse, with running means of this decay (PR #578 tried 0.99); None does without.
         dtype: of the iteration; ``auto`` takes the faster one here.
         state_dtype: of momentum, and of gradients between ranks (PR #1171: bf16, the others fp32).
     """
@@ -38,6 +39,7 @@ class MuonConfig:
     iterations: int = 5
     coefficients: CoefficientsName = "quintic"
     row_normalise: bool = False
+    mousse_beta: float | None = None
     dtype: DtypeName = "auto"
     state_dtype: Literal["float32", "bfloat16"] = "float32"
 
@@ -49,6 +51,8 @@ class MuonConfig:
             raise ValueError(f"momentum_warmup_steps {self.momentum_warmup_steps} must not be negative")
         if not 1 <= self.iterations <= 100:
             raise ValueError(f"iterations {self.iterations} must lie in 1..100")
+        if self.mousse_beta is not None and not 0 <= self.mousse_beta < 1:
+            raise ValueError(f"mousse_beta {self.mousse_beta} must lie in [0, 1), or be null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +145,7 @@ class Optimizers:
             iterations=muon.iterations,
             coefficients=muon.coefficients,
             row_normalise=muon.row_normalise,
+            mousse_beta=muon.mousse_beta,
             dtype=muon_dtype,
             state_dtype=getattr(torch, muon.state_dtype),
             ranks=ranks,
@@ -203,7 +208,7 @@ class Optimizers:
         """Every state tensor by ``muon.…`` and ``adam.…``; all ranks must ask, and all get everything."""
         adam = self.adam.state_dict()["state"]
         state = {f"adam.{index}.{key}": value for index, entry in adam.items() for key, value in entry.items()}
-        return state | {f"muon.{name}": value for name, value in self.muon.momentum_tensors().items()}
+        return state | {f"muon.{name}": value for name, value in self.muon.state_tensors().items()}
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Go on from what ``state_tensors`` gave, on any number of ranks.
@@ -211,7 +216,7 @@ class Optimizers:
         Raises:
             KeyError, ValueError: they belong to another model.
         """
-        self.muon.load_momentum_tensors({n.removeprefix("muon."): t for n, t in tensors.items() if n.startswith("muon.")})
+        self.muon.load_state_tensors({n.removeprefix("muon."): t for n, t in tensors.items() if n.startswith("muon.")})
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             owner, index, key = name.split(".", 2)

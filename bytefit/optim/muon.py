@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bytefit.optim.bank import Bank
+from bytefit.optim.mousse import Mousse
 from bytefit.optim.newton_schulz import CoefficientsName, coefficients_of, normalise_rows, orthogonalise
 from bytefit.ranks import Ranks
 
@@ -28,6 +29,7 @@ class Muon:
         parameters: 2-D parameters; those of one shape form one group and one bank, whose momentum is shared out over the ranks.
         lr: the step; multiplied by the schedule through ``group["lr"]``.
         row_normalise: divide each row of u by its length first (MuonEq-R).
+        mousse_beta: bring u's rows and columns to one size first, by running means with this decay; None leaves them.
         dtype: arithmetic of the iteration.
         state_dtype: of momentum, and of gradients on their way between ranks.
     """
@@ -42,6 +44,7 @@ class Muon:
         iterations: int = 5,
         coefficients: CoefficientsName = "quintic",
         row_normalise: bool = False,
+        mousse_beta: float | None = None,
         dtype: torch.dtype = torch.float32,
         state_dtype: torch.dtype = torch.float32,
         ranks: Ranks = ONE_RANK,
@@ -60,6 +63,7 @@ class Muon:
         shapes = [tuple(sorted(bank.weights.shape[1:])) for bank in self.banks]
         self._families = [[i for i, shape in enumerate(shapes) if shape == family] for family in dict.fromkeys(shapes)]
         self._momenta = [bank.weights.new_zeros(bank.share_size, *bank.weights.shape[1:], dtype=state_dtype) for bank in self.banks]
+        self._mousse = [Mousse(share, mousse_beta) for share in self._momenta] if mousse_beta is not None else None
         self._coefficients, self._row_normalise, self._dtype = coefficients_of(coefficients, iterations), row_normalise, dtype
 
     def start(self) -> None:
@@ -95,6 +99,8 @@ class Muon:
         gradient, share, momentum = self.banks[index].gradient_share(), self._momenta[index], self.param_groups[index]["momentum"]
         share.mul_(momentum).add_(gradient)
         update = gradient.add_(share, alpha=momentum)
+        if self._mousse is not None:
+            update = self._mousse[index](update)
         return normalise_rows(update) if self._row_normalise else update
 
     def _apply(self, index: int) -> None:
@@ -102,26 +108,31 @@ class Muon:
         rows, cols = bank.weights.shape[1:]
         bank.apply(decay=1 - group["lr"] * group["weight_decay"], step=group["lr"] * max(1, rows / cols) ** 0.5)
 
-    def momentum_tensors(self) -> dict[str, Tensor]:
-        """The whole momentum of each bank, on every rank (all of them must ask): what a checkpoint keeps."""
+    def _states(self, index: int) -> dict[str, Tensor]:
+        """This rank's share of a bank's states, a row a matrix, by name."""
+        return {"momentum": self._momenta[index]} | (self._mousse[index].states() if self._mousse is not None else {})
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """The whole states of each bank, on every rank (all of them must ask): what a checkpoint keeps."""
         whole = {}
-        for i, (bank, share) in enumerate(zip(self.banks, self._momenta, strict=True)):
-            gathered, wait = bank.ranks.gather_started(share)
-            wait()
-            whole[f"{i}.momentum"] = gathered[: len(bank.parameters)]
+        for i, bank in enumerate(self.banks):
+            for name, share in self._states(i).items():
+                gathered, wait = bank.ranks.gather_started(share)
+                wait()
+                whole[f"{i}.{name}"] = gathered[: len(bank.parameters)]
         return whole
 
-    def load_momentum_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take this rank's share of what ``momentum_tensors`` gave, whatever the number of ranks then was.
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take this rank's share of what ``state_tensors`` gave, whatever the number of ranks then was.
 
         Raises:
             KeyError, ValueError: they belong to other banks.
         """
-        for i, (bank, share) in enumerate(zip(self.banks, self._momenta, strict=True)):
-            whole = tensors[f"{i}.momentum"]
-            if whole.shape != bank.weights.shape:
-                raise ValueError(f"momentum of shape {tuple(whole.shape)} for a bank of shape {tuple(bank.weights.shape)}")
-            first = bank.ranks.rank * bank.share_size
-            mine = whole[first : first + bank.share_size]
-            share.zero_()
-            share[: len(mine)] = mine
+        for i, bank in enumerate(self.banks):
+            for name, share in self._states(i).items():
+                whole, expected = tensors[f"{i}.{name}"], (len(bank.parameters), *share.shape[1:])
+                if whole.shape != expected:
+                    raise ValueError(f"{name} of shape {tuple(whole.shape)} for a bank that has {expected}")
+                first = bank.ranks.rank * bank.share_size
+                mine = whole[first : first + bank.share_size]
+                share[: len(mine)] = mine

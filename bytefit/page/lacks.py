@@ -13,8 +13,8 @@ from bytefit.model.language_model import ModelConfig
 
 # Every setting that js/layout.mjs and js/language_model.mjs follow, or that only says how training starts.
 KNOWN_SETTINGS = {
-    "ModelConfig": "vocab_size dim context plan bigram trigram loop_positions smear attention value_embedding mlp depth_scaled_norm lanes head "
-    "embed_init_std orthogonal_init",
+    "ModelConfig": "vocab_size dim context plan bigram trigram loop_positions smear attention value_embedding mlp depth_scaled_norm "
+    "lanes head embed_init_std orthogonal_init",
     "Step": "block push pop position",
     "BigramHashConfig": "buckets dim scale_init orthogonal_gain mask_documents",
     "TrigramHashConfig": "buckets dim scale_init orthogonal_gain mask_documents",

@@ -41,19 +41,20 @@ def walk(muon: Muon, parameters: list[nn.Parameter], ranks: Ranks, steps: int) -
         muon.step()
 
 
-def run_muon(ranks: Ranks, state_dtype: torch.dtype, out: dict[str, torch.Tensor], name: str) -> None:
+def run_muon(ranks: Ranks, state_dtype: torch.dtype, out: dict[str, torch.Tensor], name: str, mousse_beta: float | None = None) -> None:
+    settings = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01, "mousse_beta": mousse_beta, "state_dtype": state_dtype, "ranks": ranks}
     parameters = fresh()
     out |= {f"{name}/start{i}": p.detach().clone() for i, p in enumerate(parameters)}
-    muon = Muon(parameters, lr=0.05, momentum=0.9, weight_decay=0.01, state_dtype=state_dtype, ranks=ranks)
+    muon = Muon(parameters, **settings)
     walk(muon, parameters, ranks, 10)
     half = [p.detach().clone() for p in parameters]
-    saved = {key: value.clone() for key, value in muon.momentum_tensors().items()}
+    saved = {key: value.clone() for key, value in muon.state_tensors().items()}
     walk(muon, parameters, ranks, 10)
     out |= {f"{name}/weights{i}": p.detach().clone() for i, p in enumerate(parameters)}
-    out |= {f"{name}/momentum{key}": value.float().clone() for key, value in muon.momentum_tensors().items()}
+    out |= {f"{name}/state{key}": value.float().clone() for key, value in muon.state_tensors().items()}
     again = [nn.Parameter(w) for w in half]
-    resumed = Muon(again, lr=0.05, momentum=0.9, weight_decay=0.01, state_dtype=state_dtype, ranks=ranks)
-    resumed.load_momentum_tensors(saved)
+    resumed = Muon(again, **settings)
+    resumed.load_state_tensors(saved)
     walk(resumed, again, ranks, 10)
     out |= {f"{name}/resumed{i}": p.detach().clone() for i, p in enumerate(again)}
 
@@ -83,6 +84,7 @@ if __name__ == "__main__":
     results: dict[str, torch.Tensor] = {}
     for dtype in (torch.float32, torch.bfloat16):
         run_muon(here, dtype, results, str(dtype).removeprefix("torch."))
+    run_muon(here, torch.float32, results, "mousse", mousse_beta=0.9)
     for moment in ("after averaging", "before averaging"):
         run_clipped(here, moment, results)
     if here.is_first:

@@ -63,7 +63,7 @@ def test_clipping_scales_the_global_norm_over_all_optimizers(when, norm) -> None
     factor = min(1.0, norm / math.sqrt(float(g.square().sum() + h.square().sum())))
     optimizers.step(lr_scale=1.0, step=0)
     assert torch.allclose(vector, -h * factor / 1e6, rtol=1e-4)
-    assert torch.allclose(optimizers.muon.momentum_tensors()["0.momentum"][0], g * factor, rtol=1e-4)
+    assert torch.allclose(optimizers.muon.state_tensors()["0.momentum"][0], g * factor, rtol=1e-4)
 
 
 def test_adamw_decay_is_decoupled_and_reaches_gains() -> None:
@@ -83,6 +83,7 @@ def test_adamw_decay_is_decoupled_and_reaches_gains() -> None:
         (lambda: MuonConfig(lr=-1), "lr -1"),
         (lambda: MuonConfig(lr=1, momentum=1.0), "momentum 0.85 to 1.0"),
         (lambda: MuonConfig(lr=1, iterations=0), "iterations 0"),
+        (lambda: MuonConfig(lr=1, mousse_beta=1.0), "mousse_beta 1.0"),
         (lambda: MuonConfig(lr=1, momentum_warmup_steps=-3), "momentum_warmup_steps -3"),
         (lambda: AdamConfig(lr=1, weight_decay=-0.1), "weight_decay -0.1"),
         (lambda: dataclasses.replace(CONFIG, clip_norm=0.0), "clip_norm 0.0"),

@@ -125,6 +125,27 @@ def test_row_normalising_gives_every_row_the_same_say() -> None:
     assert p.norm(dim=1)[0] < 0.1 < q.norm(dim=1)[0]  # the faint row takes part only after normalising
 
 
+def test_mousse_equals_the_formula_and_brings_rows_and_columns_to_one_size() -> None:
+    torch.manual_seed(0)
+    sizes = torch.tensor([1e-2, 1, 1, 1, 1, 10.0])[:, None] * torch.linspace(0.1, 3, 10)
+    p, q = (nn.Parameter(torch.zeros(6, 10)) for _ in range(2))
+    plain, even = Muon([p], lr=1, momentum=0), Muon([q], lr=1, momentum=0, mousse_beta=0.9)
+    rows, columns, expected = np.ones((6, 1)), np.ones((1, 10)), np.zeros((6, 10))
+    for _ in range(60):
+        gradient = torch.randn(6, 10) * sizes
+        p.grad, q.grad = gradient.clone(), gradient.clone()
+        plain.step()
+        even.step()
+        u = gradient.double().numpy()
+        rows = 0.9 * rows + 0.1 * (u * u).mean(1, keepdims=True)
+        columns = 0.9 * columns + 0.1 * (u * u).mean(0, keepdims=True)
+        scaled = torch.from_numpy(u / np.sqrt(rows) / np.sqrt(columns))[None]
+        expected -= orthogonalise([scaled], QUINTIC, torch.float64)[0][0].numpy()
+    assert np.abs(q.detach().numpy() - expected).max() < 1e-3
+    assert p.norm(dim=1)[0] < 0.5 * p.norm(dim=1)[1:].min()  # the faint row lags behind; with Mousse it keeps up
+    assert q.norm(dim=1)[0] > 0.7 * q.norm(dim=1)[1:].min()
+
+
 def test_parameters_are_views_of_their_bank_and_nothing_goes_stale() -> None:
     parameters = [nn.Parameter(torch.randn(4, 6)) for _ in range(3)]
     before = [p.detach().clone() for p in parameters]
@@ -152,8 +173,8 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(RuntimeError, match="got no gradient"):
         Muon([nn.Parameter(torch.zeros(3, 4))], lr=1).step()
     muon = Muon([nn.Parameter(torch.zeros(3, 4))], lr=1)
-    with pytest.raises(ValueError, match="for a bank of shape"):
-        muon.load_momentum_tensors({"0.momentum": torch.zeros(2, 3, 4)})
+    with pytest.raises(ValueError, match="for a bank that has"):
+        muon.load_state_tensors({"0.momentum": torch.zeros(2, 3, 4)})
 
 
 def test_state_in_bf16_is_kept_in_bf16() -> None:
@@ -161,7 +182,7 @@ def test_state_in_bf16_is_kept_in_bf16() -> None:
     muon = Muon([p], lr=0.1, state_dtype=torch.bfloat16)
     p.grad = torch.randn(4, 4)
     muon.step()
-    assert muon.momentum_tensors()["0.momentum"].dtype == torch.bfloat16
+    assert muon.state_tensors()["0.momentum"].dtype == torch.bfloat16
     assert p.dtype == torch.float32
 
 
@@ -180,7 +201,7 @@ def on_ranks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize(("state", "tolerance"), [("float32", 1e-6), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(("state", "tolerance"), [("float32", 1e-6), ("bfloat16", 2e-2), ("mousse", 1e-5)])
 def test_any_number_of_ranks_gives_the_same_weights(on_ranks, world, state, tolerance) -> None:
     """Five matrices of one shape and two of another do not divide over 2 or 4 ranks: the banks are padded."""
     one, many = on_ranks[1], on_ranks[world]
@@ -192,13 +213,14 @@ def test_any_number_of_ranks_gives_the_same_weights(on_ranks, world, state, tole
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_momentum_survives_saving_and_does_not_depend_on_the_ranks(on_ranks, world) -> None:
+def test_states_survive_saving_and_do_not_depend_on_the_ranks(on_ranks, world) -> None:
     """Saved and loaded on several ranks, the steps after it are those of an undisturbed run; what is saved does not depend on the ranks."""
     for name, value in on_ranks[world].items():
-        if name.startswith("float32/resumed"):
+        if name.startswith(("float32/resumed", "mousse/resumed")):
             assert torch.equal(value, on_ranks[world][name.replace("resumed", "weights")])
-        if name.startswith("float32/momentum"):
+        if name.startswith(("float32/state", "mousse/state")):
             assert torch.allclose(value, on_ranks[1][name], atol=1e-5)
+    assert sum(name.startswith("mousse/state") for name in on_ranks[world]) == 2 * 3  # of two banks momentum, rows and columns
 
 
 @pytest.mark.parametrize("world", [2, 4])
