@@ -200,7 +200,7 @@ def _train(full: TrainConfig, dial: Dial, known: Known, window: int) -> TrainCon
 
 def with_lengths(train: TrainConfig, factor: float) -> TrainConfig:
     """Everything that counts optimizer steps, for a run of ``factor`` times as many: warm-up of the momentum, a warm-down in steps,
-    averages, snapshots, the blending-in of rounding, replay, annealing."""
+    averages, snapshots, the blending-in of rounding, growing batches, replay, distillation, annealing."""
 
     def steps(count: int) -> int:
         return max(1, round(count * factor))
@@ -226,6 +226,8 @@ def with_lengths(train: TrainConfig, factor: float) -> TrainConfig:
         average=average,
         fake_quant=fake_quant,
         replay=train.replay and replace(train.replay, batches=steps(train.replay.batches)),
+        batch_warmup=train.batch_warmup and replace(train.batch_warmup, steps=steps(train.batch_warmup.steps)),
+        distil=train.distil and replace(train.distil, steps=steps(train.distil.steps)),
         loader=loader,
     )
 

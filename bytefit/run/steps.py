@@ -46,8 +46,9 @@ from bytefit.score.harness import ChunkResult, Watch
 from bytefit.score.journal import Journal
 from bytefit.score.scorer import Score, ScoreProtocol, score
 from bytefit.score.windows import Full, Sliding
+from bytefit.train.batches import Batches
 from bytefit.train.choose import hold_out
-from bytefit.train.loop import build_loader, train
+from bytefit.train.loop import train
 from bytefit.train.step import plans_of
 
 
@@ -91,13 +92,13 @@ def trained_model(folder: RunFolder, recipe: Recipe) -> LanguageModel:
 def check_before_training(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> None:
     """Raises UserError for what would otherwise come to light after minutes: short splits, uneven ranks, impossible budgets."""
     stream, _ = hold_out(recipe.train, dataset.train)
-    build_loader(recipe.train, stream, recipe.seed, ranks)
+    Batches(recipe.train, stream, recipe.seed, ranks)
     model = new_model(recipe)
     try:
         for plan in plans_of(model, recipe.train):
             model.run_plan(plan)
     except ValueError as error:
-        raise UserError(f"train.curriculum: {error}") from None
+        raise UserError(f"train.{'cadence' if recipe.train.cadence else 'curriculum'}: {error}") from None
     infos = list(model.parameter_infos())
     packer = Packer(_weights(model), infos, recipe.model, dataset.tokenizer, recipe.pack, statistics=nothing_known(infos))
     floor = packer.at(2.0**MIN_LOG)

@@ -12,6 +12,8 @@ from bytefit.optim.groups import OptimizerConfig
 from bytefit.optim.schedule import WarmdownConfig
 from bytefit.quant.crown import CrownQConfig
 from bytefit.quant.fake import FakeQuantConfig
+from bytefit.train.distil import DistilConfig
+from bytefit.train.multi_token import MultiTokenConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,55 @@ class CurriculumConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CadenceConfig:
+    """One step in a few runs ``model.plan``, the others a shorter plan over the same blocks ("fractal" cadence, tried in PR #578).
+
+    Attributes:
+        plan: the shorter one.
+        every: ``model.plan`` runs at the steps that this divides, counted from 0; and in everything that comes after training.
+    """
+
+    plan: Plan
+    every: int = 3
+
+    def __post_init__(self) -> None:
+        check_plan(self.plan)
+        if self.every < 2:
+            raise ValueError(f"cadence every {self.every} must be at least 2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthStage:
+    """Shorter windows for the first part of the run (sequence-length curriculum, tried in PR #578: 256, 512 and 1,024 of 2,048 tokens, a
+    twelfth of the budget each).
+
+    Attributes:
+        until: the share of the budget at which it ends.
+        seq_len: tokens a window; a batch has as many tokens as ever.
+    """
+
+    until: float
+    seq_len: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchWarmupConfig:
+    """Batches grow linearly to ``batch_tokens``, by whole forward passes (tried in PR #578).
+
+    Attributes:
+        tokens: of the first step, about.
+        steps: after so many they have their full size.
+    """
+
+    tokens: int
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or self.steps < 1:
+            raise ValueError(f"batch_warmup tokens {self.tokens} and steps {self.steps} must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """
     Attributes:
@@ -67,7 +118,12 @@ class TrainConfig:
         seq_len: tokens a window.
         batch_tokens: tokens a step, over all ranks; a multiple of ``seq_len``.
         micro_batch_tokens: most tokens in one forward pass on one rank (gradients are accumulated).
+        lengths: shorter windows at first, stage after stage.
+        batch_warmup: fewer tokens a step at first.
+        multi_token: more heads, while it trains, that say what comes after the next token.
         average: averages of the weights, one of which is packed; None packs the last weights.
+        replay, distil: what a run ends with; one of them at most.
+        curriculum, cadence: other plans at some of the steps; one of them at most.
         fake_quant: train with rounded weights from some moment on.
         crown_q: penalty on the rounding error of every row from some moment on; not part of the loss that is logged.
         warmup_steps: steps taken and undone before the clock starts (they compile and touch memory).
@@ -87,8 +143,13 @@ class TrainConfig:
     optimizer: OptimizerConfig
     schedule: WarmdownConfig
     average: AverageConfig | None = None
+    lengths: tuple[LengthStage, ...] | None = None
+    batch_warmup: BatchWarmupConfig | None = None
+    multi_token: MultiTokenConfig | None = None
     replay: ReplayConfig | None = None
+    distil: DistilConfig | None = None
     curriculum: CurriculumConfig | None = None
+    cadence: CadenceConfig | None = None
     fake_quant: FakeQuantConfig | None = None
     crown_q: CrownQConfig | None = None
     warmup_steps: int = 2
@@ -96,6 +157,11 @@ class TrainConfig:
     dtype: DtypeName = "auto"
     checkpoint_seconds: float = 60.0
     reserve_seconds: float = 0.0
+
+    @property
+    def last_steps(self) -> int:
+        """Steps that are reserved for what the run ends with."""
+        return self.replay.steps if self.replay else self.distil.steps if self.distil else 0
 
     @property
     def chooses_on_text(self) -> bool:
@@ -123,7 +189,32 @@ class TrainConfig:
             raise ValueError(f"batch_tokens {self.batch_tokens} must be a multiple of seq_len {self.seq_len}")
         if self.micro_batch_tokens < self.seq_len:
             raise ValueError(f"micro_batch_tokens {self.micro_batch_tokens} must be at least seq_len {self.seq_len}")
+        self._check_lengths()
+        if self.batch_warmup is not None and self.batch_warmup.tokens >= self.batch_tokens:
+            raise ValueError(f"batch_warmup tokens {self.batch_warmup.tokens} must be below batch_tokens {self.batch_tokens}")
+        for one, other in (("replay", "distil"), ("curriculum", "cadence"), ("multi_token", "distil")):
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ValueError(f"train.{one} and train.{other} do not go together; set one of them to null")
+        if self.distil is not None and (self.average is None or self.average.ema_decay is None):
+            raise ValueError("train.distil follows the EMA of the weights; set train.average.ema_decay")
+        if self.multi_token is not None and self.multi_token.heads >= self.shortest_seq_len:
+            raise ValueError(f"multi_token heads {self.multi_token.heads} must be fewer than a window's tokens ({self.shortest_seq_len})")
         if self.reserve_seconds < 0:
             raise ValueError(f"reserve_seconds {self.reserve_seconds} must not be negative")
         if self.warmup_steps < 0 or self.checkpoint_seconds <= 0:
             raise ValueError("warmup_steps must not be negative and checkpoint_seconds must be above 0")
+
+    @property
+    def shortest_seq_len(self) -> int:
+        return min([stage.seq_len for stage in self.lengths or ()] + [self.seq_len])
+
+    def _check_lengths(self) -> None:
+        before = 0.0
+        for stage in self.lengths or ():
+            if not before < stage.until < 1:
+                raise ValueError(f"train.lengths: until {stage.until} must lie between {before} and 1")
+            if not 2 <= stage.seq_len <= self.seq_len or self.batch_tokens % stage.seq_len:
+                raise ValueError(
+                    f"train.lengths: seq_len {stage.seq_len} must lie in 2..{self.seq_len} and divide batch_tokens {self.batch_tokens}"
+                )
+            before = stage.until

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bytefit.data.loaders import Loader
 from bytefit.data.shards import TokenStream
 from bytefit.dtypes import dtype_name, resolve_dtype
 from bytefit.errors import Interrupted, UserError
@@ -32,12 +31,13 @@ from bytefit.optim.groups import Optimizers
 from bytefit.optim.schedule import Moment, lr_scale
 from bytefit.progress import progress_bar
 from bytefit.ranks import Ranks
+from bytefit.train.batches import Batches
 from bytefit.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bytefit.train.choose import choose_weights, hold_out
 from bytefit.train.config import TrainConfig
 from bytefit.train.machine import describe_machine, hardware_of, peak_memory_bytes
 from bytefit.train.metrics import MetricsLog
-from bytefit.train.step import plans_of, warm_up
+from bytefit.train.step import Objective, plan_at, warm_up
 
 SETTLED = 5  # steps after which their median says what a step takes: the first ones may be slow
 LEDGER_ENTRIES = ("compile", "warmup", "train", "average")  # their seconds live in the checkpoint
@@ -49,8 +49,9 @@ class Position:
 
     Attributes:
         step: optimizer steps done.
+        tokens: trained on so far.
         step_seconds: what a step takes (median of recent ones); 0 while unknown.
-        main_steps: how many steps came before the replay; None until it begins.
+        main_steps: how many steps came before those that the run ends with (a replay, distillation); None until they begin.
         replayed: how many of the batches before it the replay goes over.
         lowest_scale: the lowest factor on the learning rates so far, the rise at the very start left out. What comes on when the rates
             have fallen goes by this, so that it stays on where they rise again (a replay, or a clock that is read anew).
@@ -58,14 +59,15 @@ class Position:
     """
 
     step: int = 0
+    tokens: int = 0
     step_seconds: float = 0.0
     main_steps: int | None = None
     replayed: int = 0
     lowest_scale: float = 1.0
     rounded_from: int | None = None
 
-    def begin_replay(self, config: TrainConfig, moment: Moment) -> None:
-        """The steps in order are over; what is left of the budget decides how many batches come again."""
+    def begin_last_steps(self, config: TrainConfig, moment: Moment) -> None:
+        """The steps in order are over; what is left of the budget decides how many batches a replay has."""
         self.main_steps = self.step
         if config.replay is not None:
             if moment.total_steps is not None:
@@ -90,11 +92,13 @@ class Position:
 def next_step(config: TrainConfig, moment: Moment, position: Position) -> tuple[int, float] | None:
     """The batch that comes next and the factor on its learning rates; None at the end of the run.
 
-    First the batches in order, then, inside the same budget, those of the replay.
+    First the batches in order, then, inside the same budget, new ones for distillation or those of the replay.
     """
     if position.main_steps is None:
         return position.step, lr_scale(config.schedule, moment)
-    replay, done = config.replay, position.step - position.main_steps
+    replay, distil, done = config.replay, config.distil, position.step - position.main_steps
+    if distil is not None and not moment.spent and done < distil.steps:
+        return position.step, distil.lr_scale
     if replay is None or moment.spent or done >= position.replayed * replay.epochs:
         return None
     return position.main_steps - position.replayed + done % position.replayed, replay.lr_scale
@@ -125,7 +129,7 @@ def train(
         UserError: a split too short for a window, a batch that does not divide over the ranks, a diverged run.
     """
     stream, held_out = hold_out(config, stream)
-    loader = build_loader(config, stream, seed, ranks)
+    batches = Batches(config, stream, seed, ranks)
     checkpoint_folder = folder / "checkpoint"
     checkpoint = load_checkpoint(checkpoint_folder) if resume and (checkpoint_folder / "state.json").exists() else None
     if checkpoint is not None and checkpoint.progress["finished"]:
@@ -134,15 +138,14 @@ def train(
     dtype, muon_dtype = _agree_on_dtypes(config, ranks, checkpoint)
     model.to(ranks.device)
     parameters = dict(model.named_parameters())
-    plans = plans_of(model, config)
-    model.run_plan(plans[0])
-    stepper = warm_up(model, config, loader, ranks, dtype, muon_dtype, ledger)
-    optimizers = Optimizers(config.optimizer, model.parameter_infos(), muon_dtype, ranks)
+    objective = Objective(model, config)
+    stepper = warm_up(objective, config, batches, ranks, dtype, muon_dtype, ledger)
+    optimizers = Optimizers(config.optimizer, objective.infos(), muon_dtype, ranks)
     averages = Averages(config.average, parameters) if config.average is not None else None
     machine, earlier = describe_machine(ranks.world), []
     position = Position()
     if checkpoint is not None:
-        position = _restore(checkpoint, parameters, optimizers, averages)
+        position = _restore(checkpoint, parameters, objective, optimizers, averages)
         ledger.add(checkpoint.progress["seconds"])
         earlier = machines_before(checkpoint, machine)
     metrics = MetricsLog(folder / "metrics.jsonl", position.step) if ranks.is_first else None
@@ -151,6 +154,7 @@ def train(
 
     def save(*, finished: bool = False, final: Weights | None = None, choice: dict[str, Any] | None = None) -> None:
         state = optimizers.state_tensors()  # every rank takes part
+        state |= {f"beside.{info.name}": info.parameter for info in objective.own_infos()}
         if not ranks.is_first:
             return
         ledger.settle()
@@ -166,7 +170,7 @@ def train(
 
     saved_at, finished, preparation = time.monotonic(), False, stepper.preparation
     with (
-        _catch_signals() as stop_asked, _progress(config, ranks, position.step, ledger) as show, ledger.measure("train"),
+        _catch_signals() as stop_asked, _progress(config, ranks, position, ledger) as show, ledger.measure("train"),
         preparation.undone_afterwards(),
     ):  # fmt: skip
         while True:
@@ -177,20 +181,24 @@ def train(
                 saved_at = time.monotonic()
             moment = _moment(config, position, seconds)
             if position.main_steps is None and moment.fraction >= 1.0:
-                position.begin_replay(config, moment)
+                position.begin_last_steps(config, moment)
             todo = next_step(config, moment, position)
             if todo is None:
                 finished = True
                 break
             batch, scale = todo
-            model.run_plan(plans[-1] if config.curriculum is None or moment.fraction >= config.curriculum.until else plans[0])
+            last, shape = position.main_steps is not None, batches.shape(step=position.step, fraction=moment.fraction)
+            model.run_plan(plan_at(model, config, step=position.step, fraction=moment.fraction))
+            if last and objective.last_loss is not None and averages is not None:
+                objective.last_loss.teach(averages.ema)
             started = ledger.read("train")
             position.begin_step(config, scale)
             preparation.begin_step(lowest_scale=position.lowest_scale, rounded_steps=position.rounded_steps)
-            loss = stepper.step(optimizers, batch=batch, step=position.step, lr_scale=scale)
+            loss = stepper.step(optimizers, batch=batch, shape=shape, step=position.step, lr_scale=scale, last=last)
             position.step += 1
+            position.tokens += shape.tokens
             if averages is not None:
-                averages.update(parameters, step=position.step, lr_scale=scale, snapshots=position.main_steps is None)
+                averages.update(parameters, step=position.step, lr_scale=scale, snapshots=not last)
             if math.isnan(loss):
                 raise UserError(f"the loss became NaN at step {position.step}; lower train.optimizer.*.lr or set train.optimizer.clip_norm")
             durations.append(ledger.read("train") - started)
@@ -198,12 +206,12 @@ def train(
                 position.step_seconds = statistics.median(durations)
             if metrics is not None:
                 record = {"step": position.step, "seconds": round(ledger.read("train"), 3), "loss": round(loss, 6)}
-                record |= {"lr_scale": round(scale, 5), "tokens": position.step * config.batch_tokens, "batch": batch}
+                record |= {"lr_scale": round(scale, 5), "tokens": position.tokens, "batch": batch}
                 metrics.write(record | preparation.record(position.step))
-            show(position.step, loss)
+            show(position, loss)
             if ranks.any(bool(stop_asked)):
                 break
-    model.run_plan(plans[-1])
+    model.run_plan(model.config.plan)
     if not finished:
         save()
         ranks.barrier()
@@ -223,16 +231,8 @@ def _moment(config: TrainConfig, position: Position, seconds: float) -> Moment:
         total_steps=config.steps,
         total_seconds=config.loop_seconds,
         step_seconds=position.step_seconds or None,
-        reserved_steps=config.replay.steps if config.replay else 0,
+        reserved_steps=config.last_steps,
     )
-
-
-def build_loader(config: TrainConfig, stream: TokenStream, seed: int, ranks: Ranks) -> Loader:
-    """Raises UserError where the split is too short for a window or the batch does not divide over the ranks."""
-    loader = config.loader.build(stream, config.seq_len, config.batch_tokens // config.seq_len, seed)
-    if loader.num_rows % ranks.world:
-        raise UserError(f"{loader.num_rows} windows a step do not divide over {ranks.world} ranks; change train.batch_tokens")
-    return loader
 
 
 def _agree_on_dtypes(config: TrainConfig, ranks: Ranks, checkpoint: Checkpoint | None) -> tuple[torch.dtype, torch.dtype]:
@@ -245,7 +245,9 @@ def _agree_on_dtypes(config: TrainConfig, ranks: Ranks, checkpoint: Checkpoint |
     return first, second
 
 
-def _restore(checkpoint: Checkpoint, parameters: dict[str, nn.Parameter], optimizers: Optimizers, averages: Averages | None) -> Position:
+def _restore(
+    checkpoint: Checkpoint, parameters: dict[str, nn.Parameter], objective: Objective, optimizers: Optimizers, averages: Averages | None
+) -> Position:
     """Where the checkpoint's run stood. Raises UserError where it belongs to another model."""
 
     def check(found: dict[str, Tensor], what: str) -> None:
@@ -263,6 +265,9 @@ def _restore(checkpoint: Checkpoint, parameters: dict[str, nn.Parameter], optimi
             if held:
                 check(held, "averaged weights")
     try:
+        with torch.no_grad():
+            for info in objective.own_infos():
+                info.parameter.copy_(checkpoint.optimizer[f"beside.{info.name}"])
         optimizers.load_state_tensors(checkpoint.optimizer)
         return Position(**checkpoint.progress["position"])
     except (KeyError, ValueError, TypeError) as error:
@@ -301,9 +306,9 @@ def _catch_signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _progress(config: TrainConfig, ranks: Ranks, first_step: int, ledger: Ledger) -> Iterator[Callable[[int, float], None]]:
-    """Yields ``show(step, loss)``: a line with the share of the budget, ETA, loss and tokens a second."""
-    start = ledger.read("train")
+def _progress(config: TrainConfig, ranks: Ranks, first: Position, ledger: Ledger) -> Iterator[Callable[[Position, float], None]]:
+    """Yields ``show(position, loss)``: a line with the share of the budget, ETA, loss and tokens a second."""
+    start, first_step, first_tokens = ledger.read("train"), first.step, first.tokens
     unit = " s" if config.seconds is not None else " steps"
     total = config.loop_seconds or config.steps
     smooth: list[float] = []
@@ -312,13 +317,14 @@ def _progress(config: TrainConfig, ranks: Ranks, first_step: int, ledger: Ledger
         bar_format="{desc} {percentage:3.0f}% |{bar:20}| {n:.0f}/{total:.0f}{unit}{postfix}",
     ) as bar:  # fmt: skip
 
-        def show(step: int, loss: float) -> None:
+        def show(position: Position, loss: float) -> None:
+            step = position.step
             smooth.append(loss if not smooth else 0.95 * smooth[-1] + 0.05 * loss)
             spent = ledger.read("train")
             done = max(spent - start, 1e-9)
             fraction = Moment(step=step, seconds=spent, total_steps=config.steps, total_seconds=config.loop_seconds).fraction
             left = (config.loop_seconds - spent) if config.loop_seconds else done / max(1, step - first_step) * ((config.steps or 0) - step)
-            speed = (step - first_step) * config.batch_tokens / done
+            speed = (position.tokens - first_tokens) / done
             bar.n = fraction * (total or 0)
             bar.set_postfix_str(f" {max(0.0, left):.0f} s left, step {step}, loss {smooth[-1]:.3f}, {speed:,.0f} tokens/s", refresh=False)
             bar.update(0)

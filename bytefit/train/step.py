@@ -7,18 +7,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bytefit.data.loaders import Loader
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.model.plan import Plan
+from bytefit.model.roles import ParameterInfo
 from bytefit.optim.groups import Optimizers
 from bytefit.progress import say
 from bytefit.quant.crown import CrownQ
 from bytefit.quant.fake import FakeQuantiser
 from bytefit.ranks import Ranks
+from bytefit.train.batches import Batches, Shape
 from bytefit.train.config import TrainConfig
+from bytefit.train.distil import Distillation
+from bytefit.train.multi_token import MultiToken
 
 LossFunction = Callable[..., Tensor]  # (ids_BT, targets_BT, dtype) -> mean loss
 DISTANCE_EVERY = 20  # steps between two looks at how far the weights are from their grid
@@ -74,24 +77,52 @@ class Preparation:
             self.take_form(False)
 
 
+class Objective:
+    """What a run minimises: the model's own loss, with more heads beside its own where asked for, and another loss in its last steps.
+
+    Attributes:
+        loss: (ids_BT, targets_BT, dtype) -> mean loss.
+        last_loss: the same for the steps that a run ends with; None where they have no other.
+    """
+
+    def __init__(self, model: LanguageModel, config: TrainConfig):
+        self.model = model
+        self.heads: MultiToken | None = config.multi_token.build(model).to(model.skip_scales.device) if config.multi_token else None
+        self.loss: nn.Module = self.heads or model
+        self.last_loss: Distillation | None = config.distil.build(model) if config.distil else None
+
+    def own_infos(self) -> list[ParameterInfo]:
+        """Parameters that are trained beside the model's and left behind."""
+        return list(self.heads.own_infos()) if self.heads is not None else []
+
+    def infos(self) -> list[ParameterInfo]:
+        """Everything that is trained."""
+        return [*self.model.parameter_infos(), *self.own_infos()]
+
+
 @dataclass(frozen=True)
 class Stepper:
     """Everything that a step needs and that stays the same over a run."""
 
     loss_of: LossFunction
-    loader: Loader
-    config: TrainConfig
+    last_loss_of: LossFunction | None
+    batches: Batches
     ranks: Ranks
     dtype: torch.dtype
     preparation: Preparation
 
-    def step(self, optimizers: Optimizers, *, batch: int, step: int, lr_scale: float) -> float:
-        """Train on the loader's batch number ``batch``; returns the mean loss over the global batch."""
+    def step(self, optimizers: Optimizers, *, batch: int, shape: Shape, step: int, lr_scale: float, last: bool = False) -> float:
+        """Train on batch number ``batch``; returns the mean loss over the global batch.
+
+        Args:
+            last: whether this is one of the steps that the run ends with.
+        """
+        loss_of = self.last_loss_of if last and self.last_loss_of is not None else self.loss_of
         total = torch.zeros((), device=self.ranks.device)
-        share = self.loader.num_rows // self.ranks.world
-        for start, end in self._micro_batches():
-            ids_BT, targets_BT = self._tokens(batch, start, end)
-            loss = self.loss_of(ids_BT, targets_BT, self.dtype) * ((end - start) / share)
+        share = shape.rows // self.ranks.world
+        for start, end in self.batches.micro_batches(shape):
+            ids_BT, targets_BT = self.batches.tokens(batch, shape, start, end)
+            loss = loss_of(ids_BT, targets_BT, self.dtype) * ((end - start) / share)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         self.preparation.add_gradients()
@@ -100,73 +131,88 @@ class Stepper:
 
     def try_once(self) -> None:
         """Forward and backward on a micro-batch of each size (what triggers compilation); leaves gradients behind."""
-        for start, end in {end - start: (start, end) for start, end in self._micro_batches()}.values():
-            self.loss_of(*self._tokens(0, start, end), self.dtype).backward()  # type: ignore[no-untyped-call]
+        for shape in self.batches.shapes():
+            for start, end in {end - start: (start, end) for start, end in self.batches.micro_batches(shape)}.values():
+                for loss_of in (self.last_loss_of, self.loss_of):
+                    if loss_of is not None:
+                        loss_of(*self.batches.tokens(0, shape, start, end), self.dtype).backward()  # type: ignore[no-untyped-call]
 
-    def _micro_batches(self) -> list[tuple[int, int]]:
-        """Row ranges of this rank's share of the global batch."""
-        share = self.loader.num_rows // self.ranks.world
-        first, rows = self.ranks.rank * share, max(1, self.config.micro_batch_tokens // self.config.seq_len)
-        return [(start, min(start + rows, first + share)) for start in range(first, first + share, rows)]
 
-    def _tokens(self, batch: int, start: int, end: int) -> tuple[Tensor, Tensor]:
-        tokens = torch.from_numpy(self.loader.rows(batch, start, end))
-        if self.ranks.device != "cpu":
-            tokens = tokens.pin_memory().to(self.ranks.device, non_blocking=True)  # the GPU works on while they travel
-        return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+def other_plan(config: TrainConfig) -> Plan | None:
+    """The plan that runs at some of the steps instead of the model's own."""
+    part = config.curriculum or config.cadence
+    return part.plan if part is not None else None
 
 
 def plans_of(model: LanguageModel, config: TrainConfig) -> list[Plan]:
-    """The plans that a run goes through, in order."""
-    return ([config.curriculum.plan] if config.curriculum else []) + [model.config.plan]
+    """The plans that a run goes through, its own last."""
+    other = other_plan(config)
+    return [model.config.plan] if other is None else [other, model.config.plan]
+
+
+def plan_at(model: LanguageModel, config: TrainConfig, *, step: int, fraction: float) -> Plan:
+    """The plan of the step that comes, with this share of the budget used."""
+    if config.cadence is not None:
+        own = step % config.cadence.every == 0
+    else:
+        own = config.curriculum is None or fraction >= config.curriculum.until
+    return plans_of(model, config)[-1 if own else 0]
 
 
 def warm_up(
-    model: LanguageModel, config: TrainConfig, loader: Loader, ranks: Ranks, dtype: torch.dtype, muon_dtype: torch.dtype, ledger: Ledger
+    objective: Objective, config: TrainConfig, batches: Batches, ranks: Ranks, dtype: torch.dtype, muon_dtype: torch.dtype, ledger: Ledger
 ) -> Stepper:
     """Take a few real steps and undo them, so that compilation and first touches stand outside the training clock.
 
-    Every plan of the run is compiled here, with and without rounded weights where both come. Returns what to train with: the compiled
-    loss where that was asked for and a C++ compiler is there, else the model itself.
+    Every plan and shape of the run is compiled here, with and without rounded weights where both come. Returns what to train with: the
+    compiled losses where that was asked for and a C++ compiler is there, else the modules themselves.
     """
-    parameters = dict(model.named_parameters())
-    kept = {name: p.detach().clone() for name, p in parameters.items()}
+    model, trained = objective.model, {info.name: info.parameter for info in objective.infos()}
+    kept = {name: p.detach().clone() for name, p in trained.items()}
     random_state = torch.get_rng_state()
-    stepper = Stepper(model, loader, config, ranks, dtype, Preparation(model, config))
+    stepper = Stepper(objective.loss, objective.last_loss, batches, ranks, dtype, Preparation(model, config))
     with stepper.preparation.undone_afterwards():
         if config.compile:
             with ledger.measure("compile"):
-                stepper = _compiled(model, stepper)
-        optimizers = Optimizers(config.optimizer, model.parameter_infos(), muon_dtype, ranks)
+                stepper = _compiled(model, config, stepper)
+        model.run_plan(plan_at(model, config, step=0, fraction=0.0))
+        optimizers = Optimizers(config.optimizer, objective.infos(), muon_dtype, ranks)
         with ledger.measure("warmup"):
             for _ in range(config.warmup_steps):
-                stepper.step(optimizers, batch=0, step=0, lr_scale=1.0)
+                stepper.step(optimizers, batch=0, shape=batches.shape(step=0, fraction=0.0), step=0, lr_scale=1.0)
     with torch.no_grad():
-        for name, p in parameters.items():
+        for name, p in trained.items():
             p.copy_(kept[name])
             p.grad = None
     torch.set_rng_state(random_state)
     return stepper
 
 
-def _compiled(model: LanguageModel, eager: Stepper) -> Stepper:
-    """The same with the loss compiled, tried once for each plan and form; the eager one, with a word, where compilation fails."""
+def _compiled(model: LanguageModel, config: TrainConfig, eager: Stepper) -> Stepper:
+    """The same with its losses compiled, tried once for each plan, form and shape; the eager one, with a word, where compilation fails."""
     from torch._dynamo.exc import TorchDynamoException  # here: the compiler takes a second to import, and most verbs do without it
     from torch._inductor.exc import InductorError
 
-    compiled = replace(eager, loss_of=torch.compile(model, dynamic=False))
+    def compiled(loss_of: LossFunction | None) -> LossFunction | None:
+        return None if loss_of is None else torch.compile(loss_of, dynamic=False)
+
+    stepper = replace(eager, loss_of=torch.compile(eager.loss_of, dynamic=False), last_loss_of=compiled(eager.last_loss_of))
+    plans, forms = plans_of(model, config), eager.preparation.forms()
+    # Each of them is a graph of its own; beyond the limit, which counts a micro-batch's remainder too, the compiler would quietly give up.
+    graphs = 2 * len(plans) * len(forms) * len(eager.batches.shapes())
     failed = ""
     try:
-        for rounded in eager.preparation.forms():
-            eager.preparation.take_form(rounded)
-            for plan in reversed(plans_of(model, eager.config)):  # ends with the plan that the run starts with
-                model.run_plan(plan)
-                compiled.try_once()
+        with torch._dynamo.config.patch(recompile_limit=max(graphs, torch._dynamo.config.recompile_limit)):
+            for rounded in forms:
+                eager.preparation.take_form(rounded)
+                for plan in plans:
+                    model.run_plan(plan)
+                    stepper.try_once()
     except (TorchDynamoException, InductorError) as error:
         failed = str(error).strip().splitlines()[0]
     model.zero_grad(set_to_none=True)
     if not eager.ranks.any(bool(failed)):
-        return compiled
+        return stepper
     if eager.ranks.is_first:
         say(f"torch.compile does not work here ({failed or 'on another rank'}); training eagerly, which is slower (is g++ installed?)")
     return eager
