@@ -150,6 +150,19 @@ def test_step_times_are_compared_on_one_kind_of_machine() -> None:
     assert step_time_ratio(rows, *wanted) == 0.9
 
 
+def test_a_disturbed_run_does_not_make_a_step_slower() -> None:
+    """What disturbs a run only ever adds to its time, whichever run of several it was."""
+    from ablation import step_time_ratio
+
+    times = {(None, "base"): (560.0, 400.0, 380.0), ("smear gate", "out"): (399.0, 520.0)}
+    rows = [
+        {"recipe": "pr578", "technique": technique, "way": way, "match": match, "machine": {"cpu": "a CPU"}, "milliseconds_a_step": took}
+        for (technique, way), measured in times.items()
+        for match, took in [*(("steps", took) for took in measured), ("time", 100.0)]
+    ]
+    assert step_time_ratio(rows, "pr578", (None, "base"), ("smear gate", "out")) == 399.0 / 380.0
+
+
 def test_a_steps_time_counts_late_steps_too(tmp_path) -> None:
     from ablation import step_milliseconds
 
