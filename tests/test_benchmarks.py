@@ -271,6 +271,13 @@ def test_published_changes_stand_beside_ours() -> None:
     assert not any("pr1171" in line for line in page)  # not measured here yet
 
 
+def test_the_noise_of_steps_is_what_forms_that_take_the_same_time_differ_by() -> None:
+    from render_systems import noise_of_steps
+
+    steps = {"baseline": 1000, "baseline_as_submitted": 1040, "pr128": 200, "pr128_as_submitted": 190, "pr578": 1, "pr578_as_submitted": 9}
+    assert "-5 to +4 %" in noise_of_steps(steps)
+
+
 def test_speeds_do_not_depend_on_how_busy_the_machine_was() -> None:
     """What slows a whole round down is the machine's; what disturbs one entry in one round is nobody's."""
     from timed import undisturbed
