@@ -271,6 +271,21 @@ def test_published_changes_stand_beside_ours() -> None:
     assert not any("pr1171" in line for line in page)  # not measured here yet
 
 
+def test_settings_that_were_not_the_recipes_are_named() -> None:
+    from render_score import adapt_section
+
+    def row(name: str, **changed: dict) -> dict:
+        adapt = to_json(find_recipe(f"pr{name[4:].split(':')[0]}").score.adapt) if name.startswith("PR") else {}
+        of_run = {"run": "r", "seed": 1, "bytes": 9, "seconds": 1.0, "train_seconds": 300.0, "learned_steps": 3, "bits_per_byte": 2.0}
+        return of_run | {"name": name, "protocol": adapt | {"window": 128, "stride": 32} | changed}
+
+    trains = to_json(find_recipe("pr578").score.adapt)["trains"] | {"first_blocks_frozen": 1}
+    rows = [row("sliding"), row("PR #578: SGD", trains=trains), row("PR #1171: AdamW"), row("PR #606: the same, with temperature")]
+    page = "\n".join(adapt_section({"rows": rows}, None, lambda record: "here"))
+    assert "but that PR #578 has `trains.first_blocks_frozen` 1, not 2. " in page
+    assert "What *the same* leaves out: PR #606 has `chunk_tokens` 8192, not 16384; `epochs` 3, not 5; `temperature` 0.98, not 1.0." in page
+
+
 def test_the_noise_of_steps_is_what_forms_that_take_the_same_time_differ_by() -> None:
     from render_systems import noise_of_steps
 
