@@ -6,9 +6,9 @@
 
 A run and its base share the seed, so that differences are paired. ``--match steps`` gives both the same steps; what a recipe counts in
 steps (momentum warm-up, averages, annealing, replay) is shortened with them. ``--match time`` gives a variant as many steps as fit the time
-of its base, by what a step of each takes when nothing disturbs it (in the first of the step-matched pairs that one kind of machine made);
-where they are within three percent the step-matched row serves for both. ``pack`` repeats what comes after training on the weights of the
-systems' table (``systems.py``), as often as there are seeds. All compute in bf16 (``record.ARITHMETIC``).
+of its base, by what a step of each takes when nothing disturbs it (in the quickest of the step-matched runs that one kind of machine
+made); where they are within three percent the step-matched row serves for both. ``pack`` repeats what comes after training on the weights
+of the systems' table (``systems.py``), as often as there are seeds. All compute in bf16 (``record.ARITHMETIC``).
 
 One line of JSON a run is appended to ``--out``; runs that are there already, with the same settings, are left out, so it may be stopped and
 started at any time.
@@ -116,15 +116,15 @@ def digest_of(job: Job, lengths: list[str]) -> str:
 
 
 def step_time_ratio(rows: list[dict[str, Any]], recipe: str, base: tuple[str | None, str], own: tuple[str | None, str]) -> float | None:
-    """How many times as long a step of ``own`` (technique and way) takes as one of ``base``, of the first step-matched runs that the same
-    kind of machine made of both, whatever their seeds; None where there are none."""
+    """How many times as long a step of ``own`` (technique and way) takes as one of ``base``: the quickest step-matched runs, whatever their
+    seeds, that the same kind of machine made of each, since other work beside a run only adds to its time. None where there are none."""
 
     def of(technique: str | None, way: str) -> dict[tuple[Any, ...], float]:
         found: dict[tuple[Any, ...], float] = {}
         for row in rows:
             if (row["recipe"], row["technique"], row["way"], row["match"]) == (recipe, technique, way, "steps"):
                 kind = tuple(row["machine"].get(key) for key in ("cpu", "cpu_bf16", "threads"))
-                found.setdefault(kind, row["milliseconds_a_step"])
+                found[kind] = min(found.get(kind, row["milliseconds_a_step"]), row["milliseconds_a_step"])
         return found
 
     without, having = of(*base), of(*own)

@@ -3,7 +3,8 @@
 python benchmarks/adapt.py --data web --runs runs/benchmark/tax-plain-s1 runs/benchmark/tax-plain-s2 runs/benchmark/tax-plain-s3
 
 Each run folder holds a trained model, which is packed by its recipe if it is not yet. Settings of the contest's systems are those of their
-recipes at lab size, their windows the run's own; the others change one thing. Nothing was tuned on this text.
+recipes at lab size, but that windows are the run's own and #578 keeps one block fixed, not two: ``pocket`` has three. The others change one
+thing. Nothing was tuned on this text.
 """
 
 from __future__ import annotations

@@ -7,7 +7,34 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from bytefit.config import to_json
+from bytefit.recipes import find_recipe
+
 Record = dict[str, Any]
+WINDOWS = ("window", "stride")  # of the run that is scored, not of a recipe
+
+
+def unlike(protocol: Record, other: Record, inside: str = "") -> list[str]:
+    """What one protocol has that another has not, in words."""
+    found = []
+    for key, value in protocol.items():
+        name, others = f"{inside}{key}", other.get(key)
+        if isinstance(value, dict) and isinstance(others, dict):
+            found += unlike(value, others, f"{name}.")
+        elif value != others and key not in WINDOWS:
+            found.append(f"`{name}` {value}, not {others}")
+    return found
+
+
+def settings_of_the_contest(rows: dict[str, list[Record]]) -> str:
+    """Whose settings they are, and where they are not: recipes change after they were measured, and ``pocket`` has fewer blocks."""
+    contest = {name.partition(":")[0]: found[0]["protocol"] for name, found in rows.items() if name.startswith("PR #")}
+    recipes = {name: to_json(find_recipe(name.replace("PR #", "pr")).score.adapt) for name in contest}
+    others = [f"{name} has {'; '.join(told)}" for name in contest if (told := unlike(contest[name], recipes[name]))]
+    text = f"The contest's settings are those of their recipes at lab size{''.join(f', but that {told}' for told in others)}. "
+    if {"PR #606", "PR #1171"} <= contest.keys():  # its row says that the two are the same but for the temperature
+        text += f"What *the same* leaves out: PR #606 has {'; '.join(unlike(contest['PR #606'], contest['PR #1171']))}. "
+    return text
 
 
 def adapt_section(record: Record, larger: Record | None, provenance: Callable[[Record], str]) -> list[str]:
@@ -24,8 +51,8 @@ def adapt_section(record: Record, larger: Record | None, provenance: Callable[[R
         provenance(record),
         f"`pocket` at lab size, packed into 1,000,000 bytes, {len(sliding)} seeds, {first['bytes']:,} bytes of validation text, windows of "
         f"{first['protocol']['window']}. Differences are to sliding windows of the same file (mean over the seeds, smallest to largest; "
-        f"less is better). The models were trained for {train:.0f} s (median) on one thread. The contest's settings are those of their "
-        "recipes at lab size; nothing was tuned on this text.",
+        f"less is better). The models were trained for {train:.0f} s (median) on one thread. {settings_of_the_contest(rows)}Nothing was "
+        "tuned on this text.",
         "",
         "| protocol | bits per byte | against sliding | steps | seconds |",
         "| --- | ---: | ---: | ---: | ---: |",

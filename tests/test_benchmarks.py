@@ -150,6 +150,19 @@ def test_step_times_are_compared_on_one_kind_of_machine() -> None:
     assert step_time_ratio(rows, *wanted) == 0.9
 
 
+def test_a_disturbed_run_does_not_make_a_step_slower() -> None:
+    """What disturbs a run only ever adds to its time, whichever run of several it was."""
+    from ablation import step_time_ratio
+
+    times = {(None, "base"): (560.0, 400.0, 380.0), ("smear gate", "out"): (399.0, 520.0)}
+    rows = [
+        {"recipe": "pr578", "technique": technique, "way": way, "match": match, "machine": {"cpu": "a CPU"}, "milliseconds_a_step": took}
+        for (technique, way), measured in times.items()
+        for match, took in [*(("steps", took) for took in measured), ("time", 100.0)]
+    ]
+    assert step_time_ratio(rows, "pr578", (None, "base"), ("smear gate", "out")) == 399.0 / 380.0
+
+
 def test_a_steps_time_counts_late_steps_too(tmp_path) -> None:
     from ablation import step_milliseconds
 
@@ -248,13 +261,36 @@ def test_published_changes_stand_beside_ours() -> None:
         "pr1171": {"headline": "learning", "seeds": {"1": {"learning": 1.0}}},
     }
     rows = [ours("pr693", 2.1, 2.2, 2.21, 2.3), ours("pr693", 2.3, 2.2, 2.23, 2.3), ours("pr128", 2.0, 2.2, 2.2, 2.2)]
+    rows.append(ours("pr693_as_submitted", 2.05, 2.3, 2.1, 2.05))  # what really ran may change a score the other way than the repaired form
     page = published_section({"machine": "large", "systems": systems}, rows, lambda rows: " †" if len(rows) == 1 else "")
-    assert "| pr693 | 1.0000 (1) | 2.2000 (2) | 1 | 2 |" in page
-    assert "| pr128 † | 1.3000 (2) | 2.0000 (1) | 2 | 1 |" in page
-    assert "| pr693 | averaging the weights | -0.1000 (1) | +0.0200 (2) | **no** |" in page
-    assert "| pr693 | packing | +0.0500 (1) | +0.0800 (2) | yes |" in page
-    assert "| pr128 | packing and sliding windows | -0.0500 (1) | -0.2000 (1) | yes |" in page
+    assert "| pr693 | 1.0000 (1) | 2.2000 (2) | 2.0500 (1) † | 1 of 2 | 2 of 2 | 1 of 1 |" in page
+    assert "| pr128 | 1.3000 (2) | 2.0000 (1) † | not measured | 2 of 2 | 1 of 2 | – |" in page
+    assert "| pr693 | averaging the weights | -0.1000 (1) | +0.0200 (2) | **no** | -0.2000 (1) | yes |" in page
+    assert "| pr693 | packing | +0.0500 (1) | +0.0800 (2) | yes | -0.0500 (1) | **no** |" in page
+    assert "| pr128 | packing and sliding windows | -0.0500 (1) | -0.2000 (1) | yes | – | – |" in page
     assert not any("pr1171" in line for line in page)  # not measured here yet
+
+
+def test_settings_that_were_not_the_recipes_are_named() -> None:
+    from render_score import adapt_section
+
+    def row(name: str, **changed: dict) -> dict:
+        adapt = to_json(find_recipe(f"pr{name[4:].split(':')[0]}").score.adapt) if name.startswith("PR") else {}
+        of_run = {"run": "r", "seed": 1, "bytes": 9, "seconds": 1.0, "train_seconds": 300.0, "learned_steps": 3, "bits_per_byte": 2.0}
+        return of_run | {"name": name, "protocol": adapt | {"window": 128, "stride": 32} | changed}
+
+    trains = to_json(find_recipe("pr578").score.adapt)["trains"] | {"first_blocks_frozen": 1}
+    rows = [row("sliding"), row("PR #578: SGD", trains=trains), row("PR #1171: AdamW"), row("PR #606: the same, with temperature")]
+    page = "\n".join(adapt_section({"rows": rows}, None, lambda record: "here"))
+    assert "but that PR #578 has `trains.first_blocks_frozen` 1, not 2. " in page
+    assert "What *the same* leaves out: PR #606 has `chunk_tokens` 8192, not 16384; `epochs` 3, not 5; `temperature` 0.98, not 1.0." in page
+
+
+def test_the_noise_of_steps_is_what_forms_that_take_the_same_time_differ_by() -> None:
+    from render_systems import noise_of_steps
+
+    steps = {"baseline": 1000, "baseline_as_submitted": 1040, "pr128": 200, "pr128_as_submitted": 190, "pr578": 1, "pr578_as_submitted": 9}
+    assert "-5 to +4 %" in noise_of_steps(steps)
 
 
 def test_speeds_do_not_depend_on_how_busy_the_machine_was() -> None:

@@ -31,7 +31,7 @@ class Loader(Protocol):
 class SequentialConfig:
     """The contest's loader: the stream is read in order, cut into ``num_spans`` spans a step (one a rank of eight).
 
-    Consecutive rows of a span are neighbours in the text: at small batches a batch then holds one or two documents.
+    Consecutive rows of a span are neighbours in the text: a small batch then holds few documents (4,096 tokens of web text about three).
     """
 
     num_spans: int = 8
