@@ -9,6 +9,10 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from bytefit.config import to_json
+from bytefit.model.plan import looped_plan
+from bytefit.recipes import find_recipe
+
 Stage = Literal["train", "pack"]
 
 
@@ -247,6 +251,37 @@ def _tried(name: str, *settings: str) -> Technique:
     return Technique(name, "pocket", settings, ours=True)
 
 
+_EIGHT_BITS = to_json(find_recipe("pr578", "lab").pack.quant.attention)
+_EIGHT_BITS["grid"] |= {"lowest": -127, "highest": 127}
+_STAGES = [{"type": "LengthStage", "until": until / 12, "seq_len": seq_len} for until, seq_len in ((1, 64), (2, 128), (3, 256))]
+_TWICE = (
+    _set("model.plan", to_json(looped_plan(3, (0, 1)))),
+    _set("model.loop_positions", {"type": "LoopPositionsConfig", "count": 3}),
+)
+_CADENCE = {"type": "CadenceConfig", "plan": to_json(looped_plan(3, (2,)))}
+
+
+def _experiment(name: str, *settings: str, both: tuple[str, ...] = (), note: str = "") -> Technique:
+    return Technique(name, "pr578", settings, ours=True, both=both, note=note)
+
+
+EXPERIMENTS = (  # on the list of PR #578, and not in what it submitted; numbers as there, lengths and widths at this size
+    _experiment("trigram hash", _set("model.trigram", {"type": "TrigramHashConfig", "buckets": 512, "dim": 15})),
+    _experiment("two more heads for later tokens", _set("train.multi_token", {"type": "MultiTokenConfig"})),
+    _experiment("SwiGLU, as many weights", _set("model.mlp", {"type": "SwigluConfig", "width": 2.0})),
+    _experiment("D2Z schedule", _set("train.schedule.fraction", 1.0), _set("train.schedule.ramp_steps", 40)),
+    _experiment("Mousse", _set("train.optimizer.matrices.mousse_beta", 0.99)),
+    _experiment("windows that lengthen", _set("train.lengths", _STAGES)),
+    _experiment(
+        "batches that grow",
+        _set("train.batch_warmup", {"type": "BatchWarmupConfig", "tokens": 1365, "steps": 200}),
+        both=(_set("train.micro_batch_tokens", 1024),),
+    ),
+    _experiment("distillation from the EMA in the last steps", _set("train.distil", {"type": "DistilConfig", "steps": 10})),
+    Technique("eight bits for attention's outputs", "pr578", (_set("pack.quant.attention_out", _EIGHT_BITS),), ours=True, stage="pack",
+              judged="packed"),
+)  # fmt: skip
+
 _EMA_99 = {"type": "AverageConfig", "ema_decay": 0.99}
 POCKET = (
     Technique("bigram hash", "pocket", (_set("model.bigram", None),)),
@@ -266,7 +301,9 @@ POCKET = (
     _tried("warm-down over the whole run", _set("train.schedule.fraction", 1.0)),
     _tried("Polar Express", _set("train.optimizer.matrices.coefficients", "polar_express")),
     _tried("rows of the momentum normalised", _set("train.optimizer.matrices.row_normalise", True)),
+    _tried("its three blocks twice, with loop positions", *_TWICE),
+    _tried("its three blocks twice, at every third step", *_TWICE, _set("train.cadence", _CADENCE)),
     _tried("half the tokens a step", _set("train.batch_tokens", 2048), _set("train.micro_batch_tokens", 2048)),
 )
 
-TECHNIQUES: tuple[Technique, ...] = (*MODEL, *TRAINING, *PACKING, *POCKET)
+TECHNIQUES: tuple[Technique, ...] = (*MODEL, *TRAINING, *PACKING, *EXPERIMENTS, *POCKET)

@@ -199,8 +199,8 @@ def _train(full: TrainConfig, dial: Dial, known: Known, window: int) -> TrainCon
 
 
 def with_lengths(train: TrainConfig, factor: float) -> TrainConfig:
-    """Everything that counts optimizer steps, for a run of ``factor`` times as many: warm-up of the momentum, a warm-down in steps,
-    averages, snapshots, the blending-in of rounding, growing batches, replay, distillation, annealing."""
+    """Everything that counts optimizer steps, for a run of ``factor`` times as many: warm-up of the momentum, a rise of the rates, a
+    warm-down in steps, averages, snapshots, the blending-in of rounding, growing batches, replay, distillation, annealing."""
 
     def steps(count: int) -> int:
         return max(1, round(count * factor))
@@ -222,7 +222,9 @@ def with_lengths(train: TrainConfig, factor: float) -> TrainConfig:
     return replace(
         train,
         optimizer=replace(optimizer, matrices=matrices),
-        schedule=replace(schedule, steps=schedule.steps and steps(schedule.steps)),
+        schedule=replace(
+            schedule, steps=schedule.steps and steps(schedule.steps), ramp_steps=schedule.ramp_steps and steps(schedule.ramp_steps)
+        ),
         average=average,
         fake_quant=fake_quant,
         replay=train.replay and replace(train.replay, batches=steps(train.replay.batches)),
