@@ -53,7 +53,10 @@ class Batches:
         return Shape(seq_len, self._loaders[seq_len].num_rows)
 
     def shape(self, *, step: int, fraction: float) -> Shape:
-        """Of the batch at optimizer step ``step``, with this share of the budget used. It grows by whole forward passes."""
+        """Of the batch at optimizer step ``step``, with this share of the budget used.
+
+        It grows by whole forward passes of all ranks, so it is the same for any number of them that share out the same tokens a pass.
+        """
         seq_len = next((stage.seq_len for stage in self.config.lengths or () if fraction < stage.until), self.config.seq_len)
         full, warmup = self.full(seq_len), self.config.batch_warmup
         if warmup is None or step >= warmup.steps:

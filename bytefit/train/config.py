@@ -94,7 +94,7 @@ class LengthStage:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchWarmupConfig:
-    """Batches grow linearly to ``batch_tokens``, by whole forward passes (tried in PR #578).
+    """Batches grow linearly to ``batch_tokens``, by whole forward passes of all ranks (tried in PR #578).
 
     Attributes:
         tokens: of the first step, about.
