@@ -1,10 +1,10 @@
 """Contest-size recipes on a GPU. ``benchmarks/gpu.sh`` calls it; a line of JSON a recipe.
 
-For each recipe: the loss of one batch on the GPU (bf16, bf16 compiled, fp32) against the CPU (fp32) with the same weights; then a few
-steps, timed, without what begins late in a run (late fake quantisation, CROWN-Q, replay); then a whole run: training for
-``--seconds`` with torch.compile and bf16 (warm-up and compilation outside), packing into 16,000,000 bytes, scoring, a proof on a slice of
-text, the audit. One GPU takes fewer steps than the eight that the recipes' lengths were made for: warm-down, momentum warm-up, averages,
-annealing and replay are shortened with the steps that fit (``lengths.py``).
+For each recipe: logits and gradients of one batch on the GPU (bf16, bf16 compiled, fp32) against the CPU's with the same weights
+(``agreement.py``); then a few steps, timed, without what begins late in a run (late fake quantisation, CROWN-Q, replay); then a whole run:
+training for ``--seconds`` with torch.compile and bf16 (warm-up and compilation outside), packing into 16,000,000 bytes, scoring, a proof
+on a slice of text, the audit. One GPU takes fewer steps than the eight that the recipes' lengths were made for: warm-down, momentum
+warm-up, averages, annealing and replay are shortened with the steps that fit (``lengths.py``).
 
 * A step's milliseconds are the median of the timed steps; tokens a second follow from them.
 * Memory is what PyTorch held at most while training.
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from agreement import agreement, agrees
 from lengths import settings_for
 from record import audited, provenance
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -50,7 +51,6 @@ DENSE_BF16 = {
     "H200": 989e12,
     "H20": 148e12,
 }  # operations a second
-NEAR = 0.02  # nats a token by which the GPU's bf16 loss may differ from the CPU's
 
 
 def multiplied_weights(model: LanguageModel) -> int:
@@ -64,26 +64,6 @@ def operations_a_token(model: LanguageModel, recipe: Recipe) -> float:
     """Forward and backward. Attention: two products of T/2 keys on average by ``dim``, two operations each, three times."""
     attention = 6 * len(recipe.model.plan) * recipe.model.dim * recipe.train.seq_len
     return 6 * multiplied_weights(model) + attention
-
-
-@torch.no_grad()
-def losses(recipe: Recipe, dataset: Dataset, device: str) -> dict[str, float]:
-    """Nats a token of one batch under a fresh model whose zero matrices are filled: here in fp32, on the device in bf16 and fp32."""
-    model = new_model(recipe)
-    torch.manual_seed(1)
-    for p in model.parameters():
-        if not p.any():
-            p.normal_(std=0.02)  # otherwise the blocks would add nothing, and nothing would be compared
-    rows, seq_len = 2, recipe.train.seq_len
-    tokens = torch.from_numpy(dataset.train.read(0, rows * seq_len + 1))
-    ids, targets = tokens[:-1].view(rows, seq_len), tokens[1:].view(rows, seq_len)
-    found = {"cpu_float32": float(model(ids, targets, torch.float32))}
-    model.to(device)
-    ids, targets = ids.to(device), targets.to(device)
-    for dtype in (torch.float32, torch.bfloat16):
-        found[f"{device}_{str(dtype).removeprefix('torch.')}"] = float(model(ids, targets, dtype))
-    found[f"{device}_bfloat16_compiled"] = float(torch.compile(model, dynamic=False)(ids, targets, torch.bfloat16))
-    return found
 
 
 def timed_steps(name: str, recipe: Recipe, options: argparse.Namespace) -> list[float]:
@@ -135,10 +115,10 @@ def peak_rate() -> float | None:
 def measure(name: str, options: argparse.Namespace, dataset: Dataset, device: str, made_by: dict[str, Any]) -> dict[str, Any]:
     settings = [item.partition("=")[::2] for item in options.set]
     recipe = fit_recipe_to(apply_settings(find_recipe(name, options.size), settings), dataset)
-    row: dict[str, Any] = {"recipe": name, "size": options.size, "seed": options.seed, "loss_of_one_batch": losses(recipe, dataset, device)}
-    expected = row["loss_of_one_batch"]["cpu_float32"]
-    if not all(abs(loss - expected) <= NEAR for loss in row["loss_of_one_batch"].values()):  # a loss that is no number is not near either
-        raise RuntimeError(f"the loss of one batch differs between CPU and {device} ({row['loss_of_one_batch']}); not trained")
+    row: dict[str, Any] = {"recipe": name, "size": options.size, "seed": options.seed}
+    row["errors_of_one_batch"] = agreement(recipe, dataset, device)
+    if not agrees(row["errors_of_one_batch"]):
+        raise RuntimeError(f"{device} does not compute what the CPU does (relative errors: {row['errors_of_one_batch']}); not trained")
     if device == "cuda":
         row["attention_ms"] = attention_milliseconds(recipe)
     step = statistics.median(timed_steps(name, recipe, options))
