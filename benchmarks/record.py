@@ -79,5 +79,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def put_row(path: Path, row: dict[str, Any], *, key: tuple[str, ...]) -> None:
+    """Add a row to a file of lines, in place of one that has the same under every name of the key."""
+    others = [held for held in read_lines(path) if any(held.get(name) != row[name] for name in key)]
+    new = path.with_suffix(".new")
+    new.write_text("".join(json.dumps(held, ensure_ascii=False) + "\n" for held in [*others, row]))
+    new.replace(path)
+
+
 def write(path: Path, record: dict[str, Any]) -> None:
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
