@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,11 @@ from bytefit.train.machine import describe_machine
 # matrix units for bf16. There it costs time and nothing else.
 DTYPE = "bfloat16"
 ARITHMETIC = (f"train.dtype={DTYPE}", f"train.optimizer.matrices.dtype={DTYPE}")
+
+
+def hide_gpus() -> None:
+    """From this process, which must not have looked for one yet, and from those that it starts: what is said to run on a CPU does."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def provenance() -> dict[str, Any]:
