@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from lengths import settings_for
-from record import audited, provenance, write
+from record import audited, hide_gpus, provenance, write
 
 from bytefit.artifact.load import load_artifact
 from bytefit.recipes import SYSTEMS, find_recipe
 from bytefit.run.folder import RunFolder
+from bytefit.score.adapt import Adapt
 
 
 def settings_of(name: str, steps: int) -> list[str]:
@@ -35,12 +36,13 @@ def settings_of(name: str, steps: int) -> list[str]:
         f"train.micro_batch_tokens={window}",
         "train.compile=false",
         "train.warmup_steps=0",
-        "calibrate.windows=8",
-        "calibrate.batch_windows=4",
-        f"score.adapt.chunk_tokens={window}",
         "score.max_bytes=10000",
         "score.proof_bytes=12000",
     ]
+    if recipe.calibrate is not None:
+        settings += ["calibrate.windows=8", "calibrate.batch_windows=4"]
+    if isinstance(recipe.score.adapt, Adapt):
+        settings.append(f"score.adapt.chunk_tokens={window}")
     if getattr(recipe.train.loader, "num_spans", 0) > 2:
         settings.append("train.loader.num_spans=2")
     return settings
@@ -68,6 +70,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/full_artifact.json"))
     options = parser.parse_args()
+    hide_gpus()
     made_by, rows = provenance(), []
     for name in options.recipes:
         rows.append(measure(name, options))

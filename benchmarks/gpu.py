@@ -1,21 +1,23 @@
-"""Contest-size recipes on a GPU. ``benchmarks/gpu.sh`` calls it; a line of JSON a recipe.
+"""Contest-size recipes on one GPU or several. ``benchmarks/gpu.sh`` calls it; a line of JSON a recipe.
 
-For each recipe: the loss of one batch on the GPU (bf16, bf16 compiled, fp32) against the CPU (fp32) with the same weights; then a few
-steps, timed, without what begins late in a run (late fake quantisation, CROWN-Q, replay); then a whole run: training for
-``--seconds`` with torch.compile and bf16 (warm-up and compilation outside), packing into 16,000,000 bytes, scoring, a proof on a slice of
-text, the audit. One GPU takes fewer steps than the eight that the recipes' lengths were made for: warm-down, momentum warm-up, averages,
-annealing and replay are shortened with the steps that fit (``lengths.py``).
+For each recipe: logits and gradients of one batch on the GPU (bf16, bf16 compiled, fp32) against the CPU's with the same weights
+(``agreement.py``); then a few steps, timed, without what begins late in a run (late fake quantisation, CROWN-Q, replay); then a whole run:
+training for ``--seconds`` with torch.compile and bf16 (warm-up and compilation outside), packing into 16,000,000 bytes, scoring, a proof
+on a slice of text, the audit. One GPU takes fewer steps than the eight that the recipes' lengths were made for: warm-down, momentum
+warm-up, averages, annealing and replay are shortened with the steps that fit (``lengths.py``).
 
 * A step's milliseconds are the median of the timed steps; tokens a second follow from them.
-* Memory is what PyTorch held at most while training.
+* Memory is what PyTorch held at most while training, on the first GPU.
 * MFU counts 6 operations a token for every weight that is multiplied with, and causal attention's products (forward and backward), over
-  the dense bf16 rate of the GPU's data sheet.
+  the dense bf16 rate of the GPUs' data sheet. Attention is PyTorch's SDPA, not the FlashAttention 3 of the contest's scripts.
+
+A recipe can be measured in a call of its own: its line takes the place of an earlier one of the same recipe, size, seed and number of GPUs.
+With ``--resume`` a run that was stopped goes on, and a finished one is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import shutil
 import statistics
@@ -27,13 +29,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from agreement import agreement, agrees
 from lengths import settings_for
-from record import audited, provenance
+from record import audited, provenance, put_row
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bytefit.config import apply_settings
 from bytefit.data.dataset import Dataset, open_dataset
-from bytefit.files import read_json
+from bytefit.files import read_json, write_json
 from bytefit.model.language_model import LanguageModel
 from bytefit.model.roles import MATRIX_ROLES, Role
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
@@ -50,7 +54,6 @@ DENSE_BF16 = {
     "H200": 989e12,
     "H20": 148e12,
 }  # operations a second
-NEAR = 0.02  # nats a token by which the GPU's bf16 loss may differ from the CPU's
 
 
 def multiplied_weights(model: LanguageModel) -> int:
@@ -66,24 +69,10 @@ def operations_a_token(model: LanguageModel, recipe: Recipe) -> float:
     return 6 * multiplied_weights(model) + attention
 
 
-@torch.no_grad()
-def losses(recipe: Recipe, dataset: Dataset, device: str) -> dict[str, float]:
-    """Nats a token of one batch under a fresh model whose zero matrices are filled: here in fp32, on the device in bf16 and fp32."""
-    model = new_model(recipe)
-    torch.manual_seed(1)
-    for p in model.parameters():
-        if not p.any():
-            p.normal_(std=0.02)  # otherwise the blocks would add nothing, and nothing would be compared
-    rows, seq_len = 2, recipe.train.seq_len
-    tokens = torch.from_numpy(dataset.train.read(0, rows * seq_len + 1))
-    ids, targets = tokens[:-1].view(rows, seq_len), tokens[1:].view(rows, seq_len)
-    found = {"cpu_float32": float(model(ids, targets, torch.float32))}
-    model.to(device)
-    ids, targets = ids.to(device), targets.to(device)
-    for dtype in (torch.float32, torch.bfloat16):
-        found[f"{device}_{str(dtype).removeprefix('torch.')}"] = float(model(ids, targets, dtype))
-    found[f"{device}_bfloat16_compiled"] = float(torch.compile(model, dynamic=False)(ids, targets, torch.bfloat16))
-    return found
+def command_of(verb: str, name: str, options: argparse.Namespace) -> list[str]:
+    """The first words behind ``python -m``: a process a GPU where there are several."""
+    ranks = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(options.gpus), "-m"] if options.gpus > 1 else []
+    return [*ranks, "bytefit", verb, name, "--size", options.size, "--seed", str(options.seed)]
 
 
 def timed_steps(name: str, recipe: Recipe, options: argparse.Namespace) -> list[float]:
@@ -93,12 +82,21 @@ def timed_steps(name: str, recipe: Recipe, options: argparse.Namespace) -> list[
     late = ["train.crown_q=null", "train.replay=null"]
     if recipe.train.fake_quant is not None and not recipe.train.fake_quant.always:
         late.append("train.fake_quant=null")
-    command = ["bytefit", "train", name, "--size", options.size, "--steps", str(options.timed_steps + 1), "--seed", str(options.seed)]
+    command = [*command_of("train", name, options), "--steps", str(options.timed_steps + 1)]
     command += [word for setting in [*late, *options.set] for word in ("--set", setting)]
     subprocess.run([sys.executable, "-m", *command, "--data", str(options.data), "--out", str(path)], check=True)
     clock = [record["seconds"] for record in read_metrics(RunFolder(path).metrics)]
     shutil.rmtree(path)
     return [after - before for before, after in pairwise(clock)]
+
+
+def step_seconds(name: str, recipe: Recipe, path: Path, options: argparse.Namespace) -> float:
+    """The median, left beside the run's folder: a run can only go on with the lengths that it was started with."""
+    held = path.with_name(f"{path.name}-step.json")
+    if not (options.resume and held.exists()):
+        write_json(held, statistics.median(timed_steps(name, recipe, options)))
+    seconds: float = read_json(held)
+    return seconds
 
 
 def attention_milliseconds(recipe: Recipe) -> dict[str, float]:
@@ -109,14 +107,14 @@ def attention_milliseconds(recipe: Recipe) -> dict[str, float]:
     for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
         q = torch.randn(rows, config.num_heads, T, head_dim, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         k, v = (torch.randn(rows, config.num_kv_heads, T, head_dim, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in "kv")
-        times = []
+        dy, times = torch.randn_like(q), []
         try:
             with sdpa_kernel(backend):
                 for _ in range(12):
                     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                     start.record()
                     y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=k.size(1) != q.size(1))
-                    y.sum().backward()
+                    torch.autograd.grad(y, (q, k, v), dy)
                     end.record()
                     torch.cuda.synchronize()
                     times.append(start.elapsed_time(end))
@@ -135,35 +133,37 @@ def peak_rate() -> float | None:
 def measure(name: str, options: argparse.Namespace, dataset: Dataset, device: str, made_by: dict[str, Any]) -> dict[str, Any]:
     settings = [item.partition("=")[::2] for item in options.set]
     recipe = fit_recipe_to(apply_settings(find_recipe(name, options.size), settings), dataset)
-    row: dict[str, Any] = {"recipe": name, "size": options.size, "seed": options.seed, "loss_of_one_batch": losses(recipe, dataset, device)}
-    expected = row["loss_of_one_batch"]["cpu_float32"]
-    if not all(abs(loss - expected) <= NEAR for loss in row["loss_of_one_batch"].values()):  # a loss that is no number is not near either
-        raise RuntimeError(f"the loss of one batch differs between CPU and {device} ({row['loss_of_one_batch']}); not trained")
+    row: dict[str, Any] = {"recipe": name, "size": options.size, "seed": options.seed, "gpus": options.gpus}
+    row["errors_of_one_batch"] = agreement(recipe, dataset, device)
+    if not agrees(row["errors_of_one_batch"]):
+        raise RuntimeError(f"{device} does not compute what the CPU does (relative errors: {row['errors_of_one_batch']}); not trained")
     if device == "cuda":
         row["attention_ms"] = attention_milliseconds(recipe)
-    step = statistics.median(timed_steps(name, recipe, options))
+    path = options.runs / f"gpu-{name}-{options.size}-s{options.seed}-x{options.gpus}-{made_by['commit'][:10]}"
+    step = step_seconds(name, recipe, path, options)
     loop_seconds = replace(recipe.train, seconds=options.seconds, steps=None).loop_seconds
     assert loop_seconds is not None
     steps = loop_seconds / step
-    path = options.runs / f"gpu-{name}-{options.size}-s{options.seed}-{made_by['commit'][:10]}"
-    shutil.rmtree(path, ignore_errors=True)
+    folder = RunFolder(path)
+    if not options.resume:
+        shutil.rmtree(path, ignore_errors=True)
+    folder.summary.unlink(missing_ok=True)  # made again where the run goes well; an old one would hide that it did not
     known = SYSTEMS[name.removesuffix(AS_SUBMITTED)][1]
     lengths = settings_for(recipe, steps / known.steps) if options.size == "full" else []
     sets = [*lengths, f"score.max_bytes={options.max_bytes}", f"score.proof_bytes={options.proof_bytes}", *options.set]
-    command = ["bytefit", "run", name, "--size", options.size, "--seconds", str(options.seconds), "--seed", str(options.seed)]
+    command = [*command_of("run", name, options), "--seconds", str(options.seconds)]
     command += [word for setting in sets for word in ("--set", setting)]
-    where = ["--data", str(options.data), "--out", str(path), "--json"]
+    where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
     done = subprocess.run([sys.executable, "-m", *command, *where], stdout=subprocess.PIPE, text=True)
-    if not RunFolder(path).summary.exists():
+    if not folder.summary.exists():
         raise RuntimeError(f"{name} ended with code {done.returncode} before it had a summary; its own words stand above")
-    folder = RunFolder(path)
-    row |= {"command": shlex.join(command), "summary": read_json(folder.summary)}
+    row |= {"command": shlex.join(["python", "-m", *command]), "summary": read_json(folder.summary)}
     row["audit_fails"] = audited(folder)["fail"]
     tokens_per_second = recipe.train.batch_tokens / step
     row |= {"milliseconds_a_step": 1e3 * step, "tokens_per_second": tokens_per_second}
     row["peak_memory_bytes"] = read_json(folder.checkpoint / "state.json")["peak_memory_bytes"]
     rate = peak_rate() if device == "cuda" else None
-    row["mfu"] = operations_a_token(new_model(recipe), recipe) * tokens_per_second / rate if rate else None
+    row["mfu"] = operations_a_token(new_model(recipe), recipe) * tokens_per_second / (options.gpus * rate) if rate else None
     return row
 
 
@@ -173,6 +173,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0, help="of training, for each recipe")
     parser.add_argument("--timed-steps", type=int, default=20, help="for a step's milliseconds")
     parser.add_argument("--recipes", nargs="+", default=list(SYSTEMS), metavar="NAME")
+    parser.add_argument("--gpus", type=int, default=1, help="a process for each, started by torchrun")
+    parser.add_argument("--resume", action="store_true", help="go on with the runs of an earlier call at this commit")
     parser.add_argument("--size", default="full")
     parser.add_argument("--seed", type=int, default=1337)
     parser.add_argument("--max-bytes", type=int, default=5_000_000, help="of validation text")
@@ -184,9 +186,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu.jsonl"))
     options = parser.parse_args()
+    if dist.is_torchelastic_launched():
+        sys.exit("start this without torchrun: --gpus N starts a process a GPU where that is wanted")
     if not torch.cuda.is_available() and not options.anywhere:
         sys.exit(f"no CUDA device is visible to PyTorch {torch.__version__}; nothing is measured (--anywhere tries the script on a CPU)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not 1 <= options.gpus <= torch.cuda.device_count():
+        sys.exit(f"--gpus {options.gpus}: PyTorch sees {torch.cuda.device_count()}")
     made_by = {key: value for key, value in provenance().items() if key != "command"}
     dataset = open_dataset(options.data)
     failed: list[str] = []
@@ -197,12 +203,11 @@ def main() -> None:
             print(f"{name}: not measured: {error}", file=sys.stderr)
             failed.append(name)
             continue
-        with open(options.out, "a") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        summary = row["summary"]
+        put_row(options.out, row, key=("recipe", "size", "seed", "gpus"))
+        summary, mfu = row["summary"], "unknown" if row["mfu"] is None else f"{row['mfu']:.1%}"
         print(
             f"{name}: {row['tokens_per_second']:,.0f} tokens/s, {row['milliseconds_a_step']:.1f} ms a step, "
-            f"{row['peak_memory_bytes'] / 2**30:.1f} GiB, MFU {row['mfu'] or 0:.1%}, {summary['val_bpb']:.4f} bits per byte, "
+            f"{row['peak_memory_bytes'] / 2**30:.1f} GiB, MFU {mfu}, {summary['val_bpb']:.4f} bits per byte, "
             f"{summary['artifact_bytes']:,} bytes",
             file=sys.stderr,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,11 @@ from bytefit.train.machine import describe_machine
 # matrix units for bf16. There it costs time and nothing else.
 DTYPE = "bfloat16"
 ARITHMETIC = (f"train.dtype={DTYPE}", f"train.optimizer.matrices.dtype={DTYPE}")
+
+
+def hide_gpus() -> None:
+    """From this process, which must not have looked for one yet, and from those that it starts: what is said to run on a CPU does."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def provenance() -> dict[str, Any]:
@@ -84,6 +90,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             path.write_text(whole + newline)
     return rows
+
+
+def put_row(path: Path, row: dict[str, Any], *, key: tuple[str, ...]) -> None:
+    """Add a row to a file of lines, in place of one that has the same under every name of the key."""
+    others = [held for held in read_lines(path) if any(held.get(name) != row[name] for name in key)]
+    new = path.with_suffix(".new")
+    new.write_text("".join(json.dumps(held, ensure_ascii=False) + "\n" for held in [*others, row]))
+    new.replace(path)
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

@@ -127,8 +127,8 @@ def full_size_section(record: dict[str, Any]) -> list[str]:
         "## Contest sizes on a CPU",
         "",
         provenance(record),
-        f"{record['steps']} real optimizer steps on 4,096 tokens each, eager: that the recipes run, not how fast. "
-        "Every parameter moved, but for those named.",
+        f"{record['steps']} optimizer steps on 4,096 tokens each, eager: that the recipes run, not how fast. "
+        f"Every parameter moved, but for those named. {of_which_rate(record)}",
         "",
         "| recipe | parameters | losses | peak memory, GB | did not move |",
         "| --- | ---: | --- | ---: | --- |",
@@ -138,6 +138,18 @@ def full_size_section(record: dict[str, Any]) -> list[str]:
         still = ", ".join(f"`{name}`" for name in row["parameters_that_did_not_move"]) or "–"
         lines.append(f"| {row['recipe']} | {row['num_parameters']:,} | {losses} | {row['peak_memory_gb']:.2f} | {still} |")
     return [*lines, ""]
+
+
+def of_which_rate(record: dict[str, Any]) -> str:
+    """How large the steps were. Results from before the warm-down was shortened with them do not hold it."""
+    scales = [scale for row in record["rows"] for scale in row.get("lr_scales", ())]
+    if scales:
+        rates = f"factors of {min(scales):g} to {max(scales):g} on the learning rates"
+        return f"The schedule was shortened with the steps: {rates}, under which a loss may well rise at first."
+    return (
+        "They were taken at almost no learning rate: the recipes' warm-downs of 1,200 to 4,000 steps were left as they are, and these "
+        "steps are their last. The losses say that the recipes compute, not that they learn."
+    )
 
 
 def full_artifact_section(record: dict[str, Any]) -> list[str]:

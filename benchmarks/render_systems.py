@@ -216,33 +216,36 @@ def scaling_section(rows: list[Record], of_systems: list[Record], pictures: Path
 
 
 def gpu_section(rows: list[Record]) -> list[str]:
-    """Contest sizes on one GPU; every system keeps its row until it is measured there."""
+    """Contest sizes on GPUs; every system keeps its row until it is measured there."""
     lines = ["## Systems at contest size", ""]
-    latest = {row["recipe"]: row for row in rows if row["size"] == "full" and row["machine"]["gpu"]}
+    latest = {(row["recipe"], row["gpus"]): row for row in rows if row["size"] == "full" and row["machine"]["gpu"]}
     if latest:
         first = next(iter(latest.values()))
         commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in latest.values()))
         lines += [
-            f"`bash benchmarks/gpu.sh SECONDS DATASET` at commit {commits}; one {first['machine']['gpu']}, torch "
+            f"`bash benchmarks/gpu.sh SECONDS DATASET` at commit {commits}; {first['machine']['gpu']}, torch "
             f"{first['machine']['torch']}. Dataset hash `{first['summary']['dataset_sha256'][:16]}`. Lengths in steps are shortened to the "
-            "steps that one GPU takes; a step's time is that of the main part of a run.",
+            "steps that fit; a step's time is that of the main part of a run. MFU is of the data sheet's dense bf16 rate, with attention "
+            "by PyTorch's SDPA, not the FlashAttention 3 of the contest's scripts. *attention* is one layer's, forward and backward, on a "
+            "micro-batch, by each of SDPA's kernels that there is.",
             "",
         ]
-    lines += [
-        "| system | training s | steps | ms a step | tokens/s | GiB | MFU | float | packed | headline | bytes | restored | audit: fail |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
-    ]
+    columns = ["GPUs", "training s", "steps", "ms a step", "tokens/s", "GiB", "MFU", "attention, ms"]
+    columns += ["float", "packed", "headline", "bytes", "restored", "audit: fail"]
+    lines += [f"| system | {' | '.join(columns)} |", f"| --- |{' ---: |' * (len(columns) - 2)} --- | --- |"]
     for name in SYSTEMS:
-        if name not in latest:
-            lines.append(f"| {name} | not measured" + " |" * 12)
-            continue
-        row, summary = latest[name], latest[name]["summary"]
-        mfu = "–" if row["mfu"] is None else f"{row['mfu']:.1%}"
-        restored = {None: "not tried", True: "yes", False: "no"}[summary["proof_restored"]]
-        lines.append(
-            f"| {name} | {summary['train_seconds']:.0f} | {summary['steps']:,} | {row['milliseconds_a_step']:.1f} "
-            f"| {row['tokens_per_second']:,.0f} | {row['peak_memory_bytes'] / 2**30:.1f} | {mfu} | {summary['val_bpb_float']:.4f} "
-            f"| {summary['val_bpb_full']:.4f} | {summary['val_bpb']:.4f} | {summary['artifact_bytes']:,} | {restored} "
-            f"| {', '.join(map(str, row['audit_fails'])) or 'none'} |"
-        )
+        found = [row for (recipe, _), row in sorted(latest.items()) if recipe == name]
+        for row in found:
+            summary = row["summary"]
+            mfu = "unknown" if row["mfu"] is None else f"{row['mfu']:.1%}"
+            attention = ", ".join(f"{kernel} {milliseconds:.2f}" for kernel, milliseconds in row["attention_ms"].items()) or "–"
+            restored = {None: "not tried", True: "yes", False: "no"}[summary["proof_restored"]]
+            lines.append(
+                f"| {name} | {row['gpus']} | {summary['train_seconds']:.0f} | {summary['steps']:,} | {row['milliseconds_a_step']:.1f} "
+                f"| {row['tokens_per_second']:,.0f} | {row['peak_memory_bytes'] / 2**30:.1f} | {mfu} | {attention} "
+                f"| {summary['val_bpb_float']:.4f} | {summary['val_bpb_full']:.4f} | {summary['val_bpb']:.4f} "
+                f"| {summary['artifact_bytes']:,} | {restored} | {', '.join(map(str, row['audit_fails'])) or 'none'} |"
+            )
+        if not found:
+            lines.append(f"| {name} | not measured" + " |" * len(columns))
     return [*lines, ""]

@@ -29,7 +29,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from record import ARITHMETIC, DTYPE, audited, digest, provenance, read_lines, write
+from record import ARITHMETIC, DTYPE, audited, digest, provenance, put_row, read_lines, write
 
 from bytefit.config import apply_settings, to_json
 from bytefit.data.dataset import Dataset, open_dataset
@@ -145,14 +145,6 @@ def measure(entry: Entry, seed: int, steps: int, options: argparse.Namespace, da
     return row | {"summary": summary}
 
 
-def put_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to the file, in place of one of the same name and seed."""
-    others = [held for held in read_lines(path) if (held["name"], held["seed"]) != (row["name"], row["seed"])]
-    new = path.with_suffix(".new")
-    new.write_text("".join(json.dumps(held, ensure_ascii=False) + "\n" for held in [*others, row]))
-    new.replace(path)
-
-
 def run_entries(entries: list[Entry], options: argparse.Namespace, made_by: dict[str, Any]) -> None:
     """Every entry with every seed, the seeds one after the other."""
     dataset, lock = open_dataset(options.data), Lock()
@@ -168,7 +160,7 @@ def run_entries(entries: list[Entry], options: argparse.Namespace, made_by: dict
         entry, seed = pair
         row = measure(entry, seed, steps[entry.name], options, dataset) | {key: made_by[key] for key in ("commit", "machine")}
         with lock:
-            put_row(options.out, row)
+            put_row(options.out, row, key=("name", "seed"))
         summary = row["summary"]
         print(f"{entry.name}, seed {seed}: {summary['val_bpb']:.4f}, {summary['artifact_bytes']:,} bytes", file=sys.stderr, flush=True)
 

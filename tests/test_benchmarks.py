@@ -183,10 +183,18 @@ def test_a_system_keeps_its_row_until_a_gpu_has_measured_it() -> None:
     summary = {"train_seconds": 120.0, "steps": 240, "val_bpb_float": 1.5, "val_bpb_full": 1.51, "val_bpb": 1.4321}
     summary |= {"artifact_bytes": 15_999_000, "proof_restored": None, "dataset_sha256": "a" * 64}
     row = {"recipe": "pr578", "size": "full", "milliseconds_a_step": 450.0, "tokens_per_second": 1.7e6, "peak_memory_bytes": 2**35}
-    row |= {"mfu": 0.41, "audit_fails": [20], "commit": "c" * 40, "summary": summary}
-    rows = [row | {"machine": {"gpu": "NVIDIA H200", "torch": "2.13.0"}}, row | {"recipe": "pr693", "machine": {"gpu": None}}]
-    page = gpu_section(rows)
-    assert "| pr578 | 120 | 240 | 450.0 | 1,700,000 | 32.0 | 41.0% | 1.5000 | 1.5100 | 1.4321 | 15,999,000 | not tried | 20 |" in page
+    row |= {"mfu": 0.41, "attention_ms": {"flash": 3.25, "cudnn": 2.5}, "audit_fails": [20], "commit": "c" * 40, "summary": summary}
+    on_gpu = row | {"gpus": 1, "machine": {"gpu": "NVIDIA H200", "torch": "2.13.0"}}
+    page = gpu_section([on_gpu | {"gpus": 8, "mfu": None}, on_gpu, row | {"recipe": "pr693", "machine": {"gpu": None}}])
+    of_table = [line for line in page if line.startswith("| ")]
+    assert {line.count("|") for line in of_table} == {of_table[0].count("|")}
+    assert [line for line in of_table if line.startswith("| pr578")] == [
+        "| pr578 | 1 | 120 | 240 | 450.0 | 1,700,000 | 32.0 | 41.0% | flash 3.25, cudnn 2.50 | 1.5000 | 1.5100 | 1.4321 | 15,999,000 "
+        "| not tried | 20 |",
+        "| pr578 | 8 | 120 | 240 | 450.0 | 1,700,000 | 32.0 | unknown | flash 3.25, cudnn 2.50 | 1.5000 | 1.5100 | 1.4321 | 15,999,000 "
+        "| not tried | 20 |",
+    ]
+    assert "FlashAttention 3" in "".join(page)
     assert [line.split(" | ")[1] for line in page if line.startswith("| pr693")] == ["not measured"]  # a CPU's figures are not a GPU's
     assert sum("not measured" in line for line in page) == 5
 
@@ -223,6 +231,7 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
 def test_rows_of_other_arithmetic_are_measured_again(tmp_path, monkeypatch) -> None:
     """On a processor without matrix units ``auto`` takes fp32: such a row must not stand among the others."""
     import timed
+    from record import put_row
 
     entry, measured = timed.Entry("pr128", "pr128"), []
     monkeypatch.setattr(timed, "open_dataset", lambda path: None)
@@ -239,7 +248,7 @@ def test_rows_of_other_arithmetic_are_measured_again(tmp_path, monkeypatch) -> N
     (tmp_path / "steps.json").write_text('{"steps": {"pr128": 9}}')
     paths = {"data": tmp_path, "steps": tmp_path / "steps.json", "out": tmp_path / "rows.jsonl"}
     options = argparse.Namespace(**paths, seeds=[1], most=None, workers=1)
-    timed.put_row(options.out, row("float32"))
+    put_row(options.out, row("float32"), key=("name", "seed"))
     for _ in range(2):  # the second time the row is there
         timed.run_entries([entry], options, {"commit": "c", "machine": {}})
     assert measured == ["pr128"]
@@ -342,12 +351,11 @@ def test_bytes_and_seconds_take_the_point_between_from_the_systems(tmp_path) -> 
 
 
 def test_a_row_that_is_measured_again_replaces_the_old_one(tmp_path) -> None:
-    from record import read_lines
-    from timed import put_row
+    from record import put_row, read_lines
 
     path = tmp_path / "rows.jsonl"
     for name, seed, value in (("a", 1, 1.0), ("b", 1, 2.0), ("a", 2, 3.0), ("a", 1, 4.0)):
-        put_row(path, {"name": name, "seed": seed, "value": value})
+        put_row(path, {"name": name, "seed": seed, "value": value}, key=("name", "seed"))
     assert [(row["name"], row["seed"], row["value"]) for row in read_lines(path)] == [("b", 1, 2.0), ("a", 2, 3.0), ("a", 1, 4.0)]
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from bytefit.config import to_json
+from bytefit.model.language_model import Cache
+from bytefit.model.linear import Linear, Table
+from bytefit.quant.calibrate import CalibrationConfig, ModelText
 from bytefit.recipes import AS_SUBMITTED, find_recipe
 
 ELEVEN = {
@@ -216,3 +220,29 @@ def test_as_submitted_differs_in_what_really_ran_and_in_nothing_else(name, size)
 def test_smaller_sizes_round_to_the_codes_that_their_cap_leaves(name, ends) -> None:
     """What the byte solver made of int6 and int5 at lab size (``dial`` in a run's pack.json), not the contest's ends."""
     assert find_recipe(name, "lab").train.fake_quant.highest == ends
+
+
+def test_a_full_size_model_writes_its_calibration_text_in_few_passes_that_fit_a_gpu() -> None:
+    """A forward pass a token, one after the other; then calibration holds what every matrix of a batch sees."""
+    recipe = find_recipe("pr1171", "full")
+    windows, seq_len = recipe.calibrate.batch_windows, recipe.train.seq_len
+    assert -(-recipe.calibrate.windows // windows) * seq_len < 10_000
+    layers = Cache(recipe.model, windows, seq_len, torch.float32, "meta").layers
+    cached = sum(held.nbytes for layer in layers for held in (layer.k_BSGK, layer.v_BSGK))
+
+    class Seen(dict):
+        def multiplied(self, x, y) -> None:
+            self[id(x)] = x
+
+        def looked_up(self, ids, rows) -> None:
+            pass
+
+    model, seen = recipe.model.build(orthogonalise=False), Seen()
+    for module in model.modules():
+        if isinstance(module, Linear | Table):
+            module.observer = seen
+    with torch.no_grad():
+        model.logits(torch.zeros(1, 8, dtype=torch.int64))
+    measured = sum(x.nbytes for x in seen.values()) // 8 * windows * seq_len
+    assert (round(cached / 1e9, 1), round(measured / 1e9, 1)) == (5.9, 19.6)
+    assert find_recipe("pr1171", "lab").calibrate == CalibrationConfig(source=ModelText(), windows=128, batch_windows=16)
