@@ -143,7 +143,7 @@ def bars(effects: list[Effects]) -> str:
         STYLE,
         '<text x="8" y="20" font-size="15">bits per byte that having the technique adds (left of zero: it helps), equal steps</text>',
     ]
-    for tick in (-0.1, -0.05, -0.02, 0.0, 0.02, 0.05, 0.1):
+    for tick in (-0.1, -0.05, 0.0, 0.05, 0.1):
         if abs(tick) <= most:
             parts.append(f'<line class="g" x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="{EDGE - 14}" y2="{height - 24}"/>')
             parts.append(f'<text x="{place(tick):.1f}" y="{EDGE - 20}" text-anchor="middle">{tick:+.2f}</text>')

@@ -9,6 +9,7 @@ from typing import Any
 
 from plot import chart
 from record import digest, hardware
+from scaling import SIZES, TIMES
 
 from bytefit.config import to_json
 from bytefit.recipes import AS_SUBMITTED, RECIPES, SYSTEMS, find_recipe
@@ -191,7 +192,7 @@ def scaling_section(rows: list[Record], of_systems: list[Record], pictures: Path
         "| cap | training s | seeds | width | parameters | steps | float | packed | sliding | headline | bytes | audit: fail |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
-    drawn: dict[str, list[tuple[float, float]]] = {"bytes": [], "seconds": []}
+    drawn: dict[str, dict[str, list[tuple[float, float]]]] = {"bytes": defaultdict(list), "seconds": defaultdict(list)}
     for (budget, seconds), found in points.items():
         summaries = [row["summary"] for row in found]
         means = [statistics.fmean(s[key] for s in summaries) for key in ("val_bpb_float", "val_bpb_full", "val_bpb_sliding", "val_bpb")]
@@ -203,16 +204,17 @@ def scaling_section(rows: list[Record], of_systems: list[Record], pictures: Path
             + " | ".join(f"{value:.4f}" for value in means)
             + f" | {size:,} | {', '.join(map(str, fails)) or 'none'} |"
         )
-        if seconds == of_systems[0]["seconds"]:
-            drawn["bytes"].append((budget, means[-1]))
-        if budget == of_systems[0]["summary"]["budget_bytes"]:
-            drawn["seconds"].append((seconds, means[-1]))
+        for protocol, mean in zip(("full windows", "sliding windows", "learning (headline)"), means[1:], strict=True):
+            if seconds == of_systems[0]["seconds"]:
+                drawn["bytes"][protocol].append((budget, mean))
+            if budget == of_systems[0]["summary"]["budget_bytes"]:
+                drawn["seconds"][protocol].append((seconds, mean))
     axes = {"bytes": "artifact bytes", "seconds": "training seconds on two cores"}
     for name, axis in axes.items():
-        if len(drawn[name]) > 1:
-            svg = chart(f"pocket, bits per byte against {axis}", {"headline": drawn[name]}, x=axis, y="bits per byte", log_x=True)
-            (pictures / f"{name}.svg").write_text(svg)
-    return [*lines, ""]
+        svg = chart(f"pocket, packed: bits per byte against {axis}", drawn[name], x=axis, y="bits per byte", log_x=True)
+        (pictures / f"{name}.svg").write_text(svg)
+    missing = [entry.name for entry in (*SIZES, *TIMES) if entry.name not in {row["name"] for row in rows}]
+    return [*lines, *(["", f"Not measured yet: {', '.join(missing)}."] if missing else []), ""]
 
 
 def gpu_section(rows: list[Record]) -> list[str]:
