@@ -332,14 +332,14 @@ def test_speeds_beside_a_system_follow_its_steps(tmp_path, monkeypatch) -> None:
 def test_bytes_and_seconds_take_the_point_between_from_the_systems(tmp_path) -> None:
     from render_systems import scaling_section
 
-    def row(budget: int, seconds: float, value: float) -> dict:
+    def row(budget: int, seconds: float, value: float, name: str = "pocket") -> dict:
         keys = ("val_bpb_float", "val_bpb_full", "val_bpb_sliding", "val_bpb")
         summary = dict.fromkeys(keys, value) | {"budget_bytes": budget, "artifact_bytes": budget - 5, "num_parameters": 7, "steps": 9}
         words = {"command": "bytefit run pocket --set model.dim=96", "commit": "c" * 40, "audit": {"fail": []}}
         words |= {"machine": {"cpu": "a", "cpu_capability": "AVX2"}}
-        return words | {"seconds": seconds, "summary": summary}
+        return words | {"name": name, "seconds": seconds, "summary": summary}
 
-    rows = [row(250_000, 300.0, 1.9), row(1_000_000, 75.0, 1.8)]
+    rows = [row(250_000, 300.0, 1.9, "250 kB"), row(1_000_000, 75.0, 1.8, "75 s")]
     lines = scaling_section(rows, [row(1_000_000, 300.0, 1.5), row(1_000_000, 300.0, 1.7)], tmp_path)
     of_table = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")][2:]
     assert [(cells[0], cells[1], cells[2], cells[9]) for cells in of_table] == [
@@ -347,6 +347,7 @@ def test_bytes_and_seconds_take_the_point_between_from_the_systems(tmp_path) -> 
         ("1,000,000", "75", "1", "1.8000"),
         ("1,000,000", "300", "2", "1.6000"),
     ]
+    assert lines[-2] == "Not measured yet: 500 kB, 2000 kB, 150 s, 600 s."
     assert {path.name for path in tmp_path.iterdir()} == {"bytes.svg", "seconds.svg"}
 
 
