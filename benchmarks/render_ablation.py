@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,39 @@ class Effects:
         return [sign * (own[seed][self.judged] - base[seed][self.judged]) for seed in sorted(own) if seed in base]
 
 
-def interval(differences: list[float]) -> tuple[float, float, float]:
-    """Mean and the ends of its 95 % interval by Student's t; a single one is its own interval."""
-    mean = statistics.fmean(differences)
-    if len(differences) < 2:
-        return mean, mean, mean
-    half = float(stats.t.ppf(0.975, len(differences) - 1)) * statistics.stdev(differences) / len(differences) ** 0.5
-    return mean, mean - half, mean + half
+@dataclass(frozen=True)
+class Spread:
+    """How differences spread from seed to seed: one standard deviation for all techniques. It is chaos of training that spreads them,
+    which is there whatever the technique; two or three seeds of one say little about it, all together a good deal.
+
+    Attributes:
+        deviation: of a single seed's difference; None where no technique has two seeds.
+        freedom: how many differences it rests on, less one a technique.
+    """
+
+    deviation: float | None
+    freedom: int
+
+    @staticmethod
+    def of(groups: list[list[float]]) -> Spread:
+        freedom = sum(len(group) - 1 for group in groups)
+        squares = sum((value - statistics.fmean(group)) ** 2 for group in groups for value in group)
+        return Spread((squares / freedom) ** 0.5 if freedom else None, freedom)
+
+    def interval(self, differences: list[float]) -> tuple[float, float, float]:
+        """Mean and the ends of its 95 % interval by Student's t; all the same where the spread is not known."""
+        mean = statistics.fmean(differences)
+        if self.deviation is None:
+            return mean, mean, mean
+        half = float(stats.t.ppf(0.975, self.freedom)) * self.deviation / len(differences) ** 0.5
+        return mean, mean - half, mean + half
+
+    def __str__(self) -> str:
+        return "not known" if self.deviation is None else f"{self.deviation:.4f}, {self.freedom} degrees of freedom"
+
+    def with_interval(self, differences: list[float]) -> str:
+        mean, low, high = self.interval(differences)
+        return f"{mean:+.4f}" + (f" ({low:+.4f} to {high:+.4f})" if low != high else "")
 
 
 def effects_of(rows: list[Record]) -> list[Effects]:
@@ -69,6 +96,8 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
     effects, missing = [effect for effect in every if effect.steps], [effect for effect in every if not effect.steps]
     trained = [effect for effect in effects if effect.stage == "train"]
     packed = [effect for effect in effects if effect.stage == "pack"]
+    spread = Spread.of([group for effect in trained for group in (effect.steps, effect.time) if group])
+    spread_packed = Spread.of([effect.steps for effect in packed])
     first = next(row for row in rows if row["match"] == "steps")
     commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
     lines = [
@@ -79,7 +108,9 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         "",
         "The difference that having a technique makes, in bits per byte (below zero: it helps), at lab size. *Out*: taken out of the "
         "system that has it; *in*: put into the system named. Both runs of a pair have the same seed; means over the seeds and 95 % "
-        "intervals by Student's t, each for itself: of so many, one in twenty leaves zero out by chance. Equal steps: "
+        "intervals by Student's t: of so many, one in twenty leaves zero out by chance. They rest on one spread for all techniques, the "
+        f"standard deviation of a seed's difference from its technique's mean ({spread}), since it is training's chaos that spreads "
+        "them; so one seed has an interval too. Equal steps: "
         f"{first['steps']} each, fewer than in the table of systems, and lengths in steps with them. Equal time: the variant has "
         "as many steps as fit the base's time; left empty where a step takes the same within 3 %, or it was not measured. "
         "Step time: with the technique against without, each of its quickest run, since other work beside a run only ever adds. "
@@ -92,24 +123,24 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for effect in trained:
-        time = "" if effect.time is None else _with_interval(effect.time)
+        time = "" if effect.time is None else spread.with_interval(effect.time)
         slower = "" if effect.slower is None else f"{effect.slower if effect.way == 'in' else 1 / effect.slower:.2f}×"
         lines.append(
-            f"| {effect.title} | {effect.way} | {effect.recipe} | {effect.judged} | {len(effect.steps)} | {_with_interval(effect.steps)} "
-            f"| {time} | {slower} |"
+            f"| {effect.title} | {effect.way} | {effect.recipe} | {effect.judged} | {len(effect.steps)} "
+            f"| {spread.with_interval(effect.steps)} | {time} | {slower} |"
         )
-    (pictures / "ablation.svg").write_text(bars(trained))
+    (pictures / "ablation.svg").write_text(bars(trained, spread))
     if packed:
         lines += [
             "",
-            "After training, on the weights of the table of systems, each fitted to the same cap:",
+            f"After training, on the weights of the table of systems, each fitted to the same cap (spread: {spread_packed}):",
             "",
             "| technique | way | system | seeds | difference | bytes |",
             "| --- | --- | --- | ---: | ---: | ---: |",
         ]
         for effect in packed:
             lines.append(
-                f"| {effect.name} | {effect.way} | {effect.recipe} | {len(effect.steps)} | {_with_interval(effect.steps)} "
+                f"| {effect.name} | {effect.way} | {effect.recipe} | {len(effect.steps)} | {spread_packed.with_interval(effect.steps)} "
                 f"| {min(effect.bytes):,} to {max(effect.bytes):,} |"
             )
     if missing:
@@ -121,17 +152,12 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
     return [*lines, ""]
 
 
-def _with_interval(differences: list[float]) -> str:
-    mean, low, high = interval(differences)
-    return f"{mean:+.4f}" + (f" ({low:+.4f} to {high:+.4f})" if len(differences) > 1 else "")
-
-
 WIDTH, LABEL, ROW, EDGE = 900, 420, 20, 60
 
 
-def bars(effects: list[Effects]) -> str:
+def bars(effects: list[Effects], spread: Spread) -> str:
     """A bar from zero to the mean with its interval, a row a technique, best first; equal steps."""
-    found = sorted(((interval(effect.steps), effect) for effect in effects), key=lambda pair: pair[0][0])
+    found = sorted(((spread.interval(effect.steps), effect) for effect in effects), key=lambda pair: pair[0][0])
     most = min(0.12, max(abs(mean) for (mean, _, _), _ in found) * 1.1)
     height = EDGE + ROW * len(found) + 30
 
@@ -161,7 +187,5 @@ def bars(effects: list[Effects]) -> str:
             parts.append(f'<text x="{x:.1f}" y="{y + 9}" text-anchor="{anchor}" style="fill:#fff">{mean:+.2f}</text>')
         if low != high:
             parts.append(f'<line x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{y + 5.5}" y2="{y + 5.5}" stroke="#868e96"/>')
-    parts.append(
-        f'<text x="8" y="{height - 6}">green and red: the 95 % interval leaves zero out; grey: it does not, or there is one seed</text>'
-    )
+    parts.append(f'<text x="8" y="{height - 6}">green and red: the 95 % interval leaves zero out; grey: it does not</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

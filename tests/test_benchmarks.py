@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,23 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
     missing = {line.split(":")[0]: line for line in lines if line.startswith("* ")}
     assert "; bigram hash; " in missing["* out of pr1171"]
     assert "smear gate" not in missing["* out of pr578"] + missing["* in baseline"]
+
+
+def test_techniques_share_one_spread() -> None:
+    """Against the same by hand: the mean of the groups' variances, each with its degrees of freedom."""
+    from render_ablation import Spread
+    from scipy import stats
+
+    groups = [[0.1, 0.12, 0.08], [-0.3, -0.31], [0.05]]
+    spread = Spread.of(groups)
+    variance = (2 * statistics.variance(groups[0]) + statistics.variance(groups[1])) / 3
+    assert spread.freedom == 3
+    assert spread.deviation == pytest.approx(variance**0.5)
+    half = stats.t.ppf(0.975, 3) * variance**0.5
+    assert spread.interval([0.05]) == pytest.approx((0.05, 0.05 - half, 0.05 + half))  # one seed has an interval too
+    assert spread.interval(groups[1]) == pytest.approx((-0.305, -0.305 - half / 2**0.5, -0.305 + half / 2**0.5))
+    assert spread.with_interval([0.05]).startswith("+0.0500 (")
+    assert Spread.of([[0.05]]).with_interval([0.05]) == "+0.0500"  # nothing to know the spread by
 
 
 def test_rows_of_other_arithmetic_are_measured_again(tmp_path, monkeypatch) -> None:
