@@ -10,7 +10,10 @@ Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 64, 268, 34, 48
 COLOURS = ("#2e6fdb", "#d9480f", "#2b8a3e", "#9c36b5", "#e67700", "#0c8599", "#868e96", "#c2255c", "#5c940d")
-STYLE = "<style>text{fill:#57606a}.g{stroke:#8c959f55}@media(prefers-color-scheme:dark){text{fill:#c9d1d9}}</style>"
+STYLE = (
+    "<style>text{fill:#57606a}.g{stroke:#8c959f55}.i{stroke:#24292f}"
+    "@media(prefers-color-scheme:dark){text{fill:#c9d1d9}.i{stroke:#f0f6fc}}</style>"
+)
 
 
 def chart(title: str, curves: Mapping[str, Points], *, x: str, y: str, log_x: bool = False, log_y: bool = False) -> str:

@@ -186,6 +186,6 @@ def bars(effects: list[Effects], spread: Spread) -> str:
             x, anchor = (left + 4, "start") if mean < 0 else (right - 4, "end")
             parts.append(f'<text x="{x:.1f}" y="{y + 9}" text-anchor="{anchor}" style="fill:#fff">{mean:+.2f}</text>')
         if low != high:
-            parts.append(f'<line x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{y + 5.5}" y2="{y + 5.5}" stroke="#868e96"/>')
+            parts.append(f'<line class="i" x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{y + 5.5}" y2="{y + 5.5}"/>')
     parts.append(f'<text x="8" y="{height - 6}">green and red: the 95 % interval leaves zero out; grey: it does not</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
