@@ -277,7 +277,8 @@ EXPERIMENTS = (  # on the list of PR #578, and not in what it submitted; numbers
         _set("train.batch_warmup", {"type": "BatchWarmupConfig", "tokens": 1365, "steps": 200}),
         both=(_set("train.micro_batch_tokens", 1024),),
     ),
-    _experiment("distillation from the EMA in the last steps", _set("train.distil", {"type": "DistilConfig", "steps": 10})),
+    _experiment("distillation from the EMA in the last steps", _set("train.distil", {"type": "DistilConfig", "steps": 70}),
+                note="5 % of the steps"),
     Technique("eight bits for attention's outputs", "pr578", (_set("pack.quant.attention_out", _EIGHT_BITS),), ours=True, stage="pack",
               judged="packed"),
 )  # fmt: skip

@@ -167,6 +167,7 @@ def first_difference(held: Any, wanted: Any, path: str = "") -> str:
     if held == wanted:
         return ""
     if isinstance(held, dict) and isinstance(wanted, dict):
-        key = next(key for key in [*held, *wanted] if held.get(key) != wanted.get(key))
-        return first_difference(held.get(key), wanted.get(key), f"{path}.{key}" if path else key)
+        differing = (key for key in [*held, *wanted] if held.get(key) != wanted.get(key))
+        key = next(differing, None)  # none where one of them lacks what is null in the other
+        return "" if key is None else first_difference(held.get(key), wanted.get(key), f"{path}.{key}" if path else key)
     return f"{path} is {held!r}, not {wanted!r}"

@@ -4,13 +4,18 @@ import json
 
 import pytest
 
-from bytefit.config import apply_settings, from_json, to_json
+from bytefit.config import apply_settings, first_difference, from_json, to_json
 from bytefit.errors import UserError
 from bytefit.quant.grid import RowGrid
 from bytefit.recipes import RECIPES
 from bytefit.recipes.recipe import Recipe
 
 EVERY = [(name, size) for name, sizes in RECIPES.items() for size in sizes]
+
+
+def test_a_key_that_is_missing_where_the_other_is_null_is_no_difference() -> None:
+    assert first_difference({"a": {"x": 1}}, {"a": {"x": 1, "b": None}}) == ""
+    assert first_difference({"a": {"x": 1}}, {"a": {"b": None, "x": 2}}) == "a.x is 1, not 2"
 
 
 @pytest.mark.parametrize(("name", "size"), EVERY)

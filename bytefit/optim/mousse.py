@@ -9,7 +9,10 @@ _TINY = 1e-30  # under the root: a row without any gradient stays without
 
 
 class Mousse:
-    """``u ← u / sqrt(r) / sqrt(c)``, with r and c running means (decay ``beta``, both from 1) of the mean squares of u's rows and columns.
+    """``u ← u / sqrt(r) / sqrt(c)``, with r and c running means (decay ``beta``) of the mean squares of u's rows and columns.
+
+    Both start at 0: what that makes too small at first is one factor for all, which the iteration's own normalisation removes. PR #578
+    starts them at 1, behind which squares as small as those of gradients (1e-6) stay hidden for more than a thousand steps.
 
     Args:
         stack: matrices (n, rows, columns) like those that will come.
@@ -17,8 +20,8 @@ class Mousse:
 
     def __init__(self, stack: Tensor, beta: float):
         self.beta = beta
-        self.rows = torch.ones_like(stack[:, :, :1], dtype=torch.float32)
-        self.columns = torch.ones_like(stack[:, :1, :], dtype=torch.float32)
+        self.rows = torch.zeros_like(stack[:, :, :1], dtype=torch.float32)
+        self.columns = torch.zeros_like(stack[:, :1, :], dtype=torch.float32)
 
     def __call__(self, update: Tensor) -> Tensor:
         squares = update.float().square()

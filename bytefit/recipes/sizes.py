@@ -15,7 +15,7 @@ from bytefit.data.loaders import LoaderConfig, SequentialConfig
 from bytefit.data.tokenizer import TokenizerConfig
 from bytefit.model.attention import AttentionConfig
 from bytefit.model.language_model import ModelConfig
-from bytefit.model.plan import num_blocks, unet_plan
+from bytefit.model.plan import num_blocks, num_positions, unet_plan
 from bytefit.model.rotary import RotaryConfig
 from bytefit.optim.average import AverageConfig, SnapshotConfig
 from bytefit.optim.groups import OptimizerConfig
@@ -143,7 +143,12 @@ def _model(full: ModelConfig, dial: Dial, vocab_size: int, window: int) -> Model
         gain = part.orthogonal_gain if part.orthogonal_gain == 1.0 else part.orthogonal_gain * (old / new) ** 0.5
         return replace(part, dim=part.dim * dial.dim // FULL_DIM, orthogonal_gain=gain)
 
-    bigram = narrower(full.bigram)
+    def hashed(part: Any) -> Any:
+        """A hash table: narrower, and with fewer rows."""
+        return part and replace(narrower(part), buckets=round(part.buckets * dial.tables))
+
+    if num_positions(full.plan):
+        raise ValueError("a plan with loop positions has no smaller size; give the recipe its plan at each size")
     exclusive, output_gate = blocks(full.attention.exclusive), blocks(full.attention.output_gate)
     return replace(
         full,
@@ -151,7 +156,8 @@ def _model(full: ModelConfig, dial: Dial, vocab_size: int, window: int) -> Model
         dim=dial.dim,
         context=window,
         plan=unet_plan(new),
-        bigram=replace(bigram, buckets=round(bigram.buckets * dial.tables)) if bigram else None,
+        bigram=hashed(full.bigram),
+        trigram=hashed(full.trigram),
         attention=_attention(full.attention, dial, exclusive=exclusive, output_gate=output_gate),
         value_embedding=narrower(blocks(full.value_embedding)),
         orthogonal_init=full.orthogonal_init

@@ -104,7 +104,7 @@ def read_groups(runs: list[Path], protocol: Protocol) -> tuple[list[Group], floa
         if own_text != text:
             raise UserError(f"{run} was scored on other text than {runs[0]} (another dataset or number of bytes); score both alike")
         seed = recipe.pop("seed")
-        seeds, dtypes = next(((seeds, dtypes) for known, seeds, dtypes in found if known == recipe), ({}, set()))
+        seeds, dtypes = next(((seeds, dtypes) for known, seeds, dtypes in found if not first_difference(known, recipe)), ({}, set()))
         if not seeds:
             found.append((recipe, seeds, dtypes))
         if seed in seeds:

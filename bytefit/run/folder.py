@@ -116,7 +116,7 @@ def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, worl
     if folder.recipe.exists():
         if not resume:
             raise UserError(f"{path} already holds a run; go on with it by --resume, or choose another --out")
-        held = read_json(folder.recipe)
+        held = _as_written_now(read_json(folder.recipe))
         difference = first_difference(_training_part(held), _training_part(record))
         if difference:
             raise UserError(f"{path} holds a run of another recipe ({difference}); choose another --out")
@@ -149,6 +149,14 @@ def trained_weights(folder: RunFolder) -> dict[str, Tensor]:
         raise UserError(f"{folder.path} holds no trained weights; train first with: bytefit train RECIPE --out {folder.path}")
     checkpoint = load_checkpoint(folder.checkpoint)
     return checkpoint.final or checkpoint.weights
+
+
+def _as_written_now(record: Any) -> Any:
+    """A recipe with the settings that have come since it was written, which are off."""
+    try:
+        return json.loads(json.dumps(to_json(from_json(Recipe, record))))
+    except UserError:  # of another form: the first difference says where
+        return record
 
 
 def _training_part(record: Any) -> Any:

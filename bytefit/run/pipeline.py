@@ -157,7 +157,7 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         "num_parameters": num_parameters(recipe.model),
         "average": state["average"],
         "steps": state["step"],
-        "tokens_seen": state["position"]["tokens"],
+        "tokens_seen": state["position"].get("tokens", state["step"] * recipe.train.batch_tokens),
         "dtype": state["dtype"],
         "muon_dtype": state["muon_dtype"],
         "train_seconds": round(ledger.seconds["train"], 3),

@@ -64,6 +64,8 @@ class CurriculumConfig:
 class CadenceConfig:
     """One step in a few runs ``model.plan``, the others a shorter plan over the same blocks ("fractal" cadence, tried in PR #578).
 
+    The loss that is logged is that of the step's own plan.
+
     Attributes:
         plan: the shorter one.
         every: ``model.plan`` runs at the steps that this divides, counted from 0; and in everything that comes after training.
@@ -197,6 +199,10 @@ class TrainConfig:
                 raise ValueError(f"train.{one} and train.{other} do not go together; set one of them to null")
         if self.distil is not None and (self.average is None or self.average.ema_decay is None):
             raise ValueError("train.distil follows the EMA of the weights; set train.average.ema_decay")
+        if self.distil is not None and self.average is not None and self.average.use == "swa":
+            raise ValueError("train.distil comes after the last snapshot; set train.average.use to something else than 'swa'")
+        if self.batch_warmup is not None and self.steps is not None and self.batch_warmup.steps >= self.steps:
+            raise ValueError(f"batch_warmup steps {self.batch_warmup.steps} must be fewer than train.steps {self.steps}")
         if self.multi_token is not None and self.multi_token.heads >= self.shortest_seq_len:
             raise ValueError(f"multi_token heads {self.multi_token.heads} must be fewer than a window's tokens ({self.shortest_seq_len})")
         if self.reserve_seconds < 0:

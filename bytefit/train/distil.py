@@ -20,7 +20,8 @@ class DistilConfig:
     The teacher is the EMA of the weights, as it is before each of these steps; logits are divided by T for the KL.
 
     Attributes:
-        steps: at the end of the budget and inside it, on new batches; fewer where they would take more than a quarter of it.
+        steps: at the end of the budget and inside it, on new batches; fewer where they would take more than a quarter of it,
+            and by the clock, which reserves an ordinary step's time for each, while the teacher's forward pass comes on top.
         lr_scale: factor on the learning rates in them.
         share: of the teacher.
         temperature: T.
@@ -46,13 +47,12 @@ class DistilConfig:
 
 
 class Distillation(nn.Module):
-    """The loss of the last steps. Made before fake quantisation stands between the weights and the model: the teacher has none."""
+    """The loss of the last steps. Made before anything changes the model: its teacher has the model's own plan, and rounds nothing."""
 
     def __init__(self, config: DistilConfig, model: LanguageModel):
         super().__init__()
         self.model, self.share, self.temperature = model, config.share, config.temperature
         self.teacher = copy.deepcopy(model).requires_grad_(False)
-        self.teacher.run_plan(model.config.plan)
 
     @torch.no_grad()
     def teach(self, weights: Mapping[str, Tensor]) -> None:

@@ -145,7 +145,7 @@ def train(
     machine, earlier = describe_machine(ranks.world), []
     position = Position()
     if checkpoint is not None:
-        position = _restore(checkpoint, parameters, objective, optimizers, averages)
+        position = _restore(checkpoint, parameters, objective, optimizers, averages, config.batch_tokens)
         ledger.add(checkpoint.progress["seconds"])
         earlier = machines_before(checkpoint, machine)
     metrics = MetricsLog(folder / "metrics.jsonl", position.step) if ranks.is_first else None
@@ -202,8 +202,7 @@ def train(
             if math.isnan(loss):
                 raise UserError(f"the loss became NaN at step {position.step}; lower train.optimizer.*.lr or set train.optimizer.clip_norm")
             durations.append(ledger.read("train") - started)
-            if len(durations) >= SETTLED:
-                position.step_seconds = statistics.median(durations)
+            position.step_seconds = typical_step(list(durations), config.cadence.every if config.cadence else 1) or position.step_seconds
             if metrics is not None:
                 record = {"step": position.step, "seconds": round(ledger.read("train"), 3), "loss": round(loss, 6)}
                 record |= {"lr_scale": round(scale, 5), "tokens": position.tokens, "batch": batch}
@@ -222,6 +221,14 @@ def train(
         name, final, losses = choose_weights(model, averages, held_out, config, dtype, tell=ranks.is_first)
     save(finished=True, final=None if name == "last" else final, choice={"used": name, "held_out_loss": losses})
     ranks.barrier()
+
+
+def typical_step(durations: list[float], cycle: int) -> float | None:
+    """What a step takes: the median of recent ones, or of the means over whole cycles where a cadence makes some steps longer than others;
+    None while there are too few."""
+    if len(durations) < max(SETTLED, cycle):
+        return None
+    return statistics.median(statistics.fmean(durations[i : i + cycle]) for i in range(len(durations) - cycle + 1))
 
 
 def _moment(config: TrainConfig, position: Position, seconds: float) -> Moment:
@@ -246,7 +253,12 @@ def _agree_on_dtypes(config: TrainConfig, ranks: Ranks, checkpoint: Checkpoint |
 
 
 def _restore(
-    checkpoint: Checkpoint, parameters: dict[str, nn.Parameter], objective: Objective, optimizers: Optimizers, averages: Averages | None
+    checkpoint: Checkpoint,
+    parameters: dict[str, nn.Parameter],
+    objective: Objective,
+    optimizers: Optimizers,
+    averages: Averages | None,
+    batch_tokens: int,
 ) -> Position:
     """Where the checkpoint's run stood. Raises UserError where it belongs to another model."""
 
@@ -269,7 +281,8 @@ def _restore(
             for info in objective.own_infos():
                 info.parameter.copy_(checkpoint.optimizer[f"beside.{info.name}"])
         optimizers.load_state_tensors(checkpoint.optimizer)
-        return Position(**checkpoint.progress["position"])
+        held = checkpoint.progress["position"]
+        return Position(**{"tokens": held["step"] * batch_tokens} | held)  # checkpoints did not always count tokens
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"the checkpoint's optimizer states belong to another model ({error}); train into another --out") from None
 

@@ -87,13 +87,13 @@ class Objective:
 
     def __init__(self, model: LanguageModel, config: TrainConfig):
         self.model = model
-        self.heads: MultiToken | None = config.multi_token.build(model).to(model.skip_scales.device) if config.multi_token else None
-        self.loss: nn.Module = self.heads or model
+        self.multi_token: MultiToken | None = config.multi_token.build(model).to(model.skip_scales.device) if config.multi_token else None
+        self.loss: nn.Module = self.multi_token or model
         self.last_loss: Distillation | None = config.distil.build(model) if config.distil else None
 
     def own_infos(self) -> list[ParameterInfo]:
         """Parameters that are trained beside the model's and left behind."""
-        return list(self.heads.own_infos()) if self.heads is not None else []
+        return list(self.multi_token.own_infos()) if self.multi_token is not None else []
 
     def infos(self) -> list[ParameterInfo]:
         """Everything that is trained."""
@@ -132,8 +132,9 @@ class Stepper:
     def try_once(self) -> None:
         """Forward and backward on a micro-batch of each size (what triggers compilation); leaves gradients behind."""
         for shape in self.batches.shapes():
+            is_last = shape.seq_len == self.batches.config.seq_len
             for start, end in {end - start: (start, end) for start, end in self.batches.micro_batches(shape)}.values():
-                for loss_of in (self.last_loss_of, self.loss_of):
+                for loss_of in (self.last_loss_of if is_last else None, self.loss_of):
                     if loss_of is not None:
                         loss_of(*self.batches.tokens(0, shape, start, end), self.dtype).backward()  # type: ignore[no-untyped-call]
 
@@ -190,27 +191,25 @@ def warm_up(
 
 def _compiled(model: LanguageModel, config: TrainConfig, eager: Stepper) -> Stepper:
     """The same with its losses compiled, tried once for each plan, form and shape; the eager one, with a word, where compilation fails."""
-    from torch._dynamo.exc import TorchDynamoException  # here: the compiler takes a second to import, and most verbs do without it
+    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # here: the compiler takes a second to import
     from torch._inductor.exc import InductorError
 
     def compiled(loss_of: LossFunction | None) -> LossFunction | None:
         return None if loss_of is None else torch.compile(loss_of, dynamic=False)
 
     stepper = replace(eager, loss_of=torch.compile(eager.loss_of, dynamic=False), last_loss_of=compiled(eager.last_loss_of))
-    plans, forms = plans_of(model, config), eager.preparation.forms()
-    # Each of them is a graph of its own; beyond the limit, which counts a micro-batch's remainder too, the compiler would quietly give up.
-    graphs = 2 * len(plans) * len(forms) * len(eager.batches.shapes())
     failed = ""
+    # Each plan, form and shape is a graph of its own. Beyond a limit, eight by default, the compiler would quietly leave it at eager ones.
+    limits = {"recompile_limit": 10_000, "accumulated_recompile_limit": 10_000, "fail_on_recompile_limit_hit": True}
     try:
-        with torch._dynamo.config.patch(recompile_limit=max(graphs, torch._dynamo.config.recompile_limit)):
-            for rounded in forms:
+        with torch._dynamo.config.patch(limits):
+            for rounded in eager.preparation.forms():
                 eager.preparation.take_form(rounded)
-                for plan in plans:
+                for plan in plans_of(model, config):
                     model.run_plan(plan)
                     stepper.try_once()
-    except (TorchDynamoException, InductorError) as error:
+    except (TorchDynamoException, InductorError, FailOnRecompileLimitHit) as error:
         failed = str(error).strip().splitlines()[0]
-    model.zero_grad(set_to_none=True)
     if not eager.ranks.any(bool(failed)):
         return stepper
     if eager.ranks.is_first:

@@ -127,11 +127,11 @@ def test_row_normalising_gives_every_row_the_same_say() -> None:
 
 def test_mousse_equals_the_formula_and_brings_rows_and_columns_to_one_size() -> None:
     torch.manual_seed(0)
-    sizes = torch.tensor([1e-2, 1, 1, 1, 1, 10.0])[:, None] * torch.linspace(0.1, 3, 10)
+    sizes = 1e-3 * torch.tensor([1e-2, 1, 1, 1, 1, 10.0])[:, None] * torch.linspace(0.1, 3, 10)  # as small as gradients are
     p, q = (nn.Parameter(torch.zeros(6, 10)) for _ in range(2))
     plain, even = Muon([p], lr=1, momentum=0), Muon([q], lr=1, momentum=0, mousse_beta=0.9)
-    rows, columns, expected = np.ones((6, 1)), np.ones((1, 10)), np.zeros((6, 10))
-    for _ in range(60):
+    rows, columns, expected = np.zeros((6, 1)), np.zeros((1, 10)), np.zeros((6, 10))
+    for _ in range(50):
         gradient = torch.randn(6, 10) * sizes
         p.grad, q.grad = gradient.clone(), gradient.clone()
         plain.step()
@@ -142,7 +142,7 @@ def test_mousse_equals_the_formula_and_brings_rows_and_columns_to_one_size() -> 
         scaled = torch.from_numpy(u / np.sqrt(rows) / np.sqrt(columns))[None]
         expected -= orthogonalise([scaled], QUINTIC, torch.float64)[0][0].numpy()
     assert np.abs(q.detach().numpy() - expected).max() < 1e-3
-    assert p.norm(dim=1)[0] < 0.5 * p.norm(dim=1)[1:].min()  # the faint row lags behind; with Mousse it keeps up
+    assert p.norm(dim=1)[0] < 0.5 * p.norm(dim=1)[1:].mean()  # the faint row lags behind; with Mousse it keeps up
     assert q.norm(dim=1)[0] > 0.7 * q.norm(dim=1)[1:].min()
 
 

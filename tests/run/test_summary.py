@@ -50,6 +50,26 @@ def test_scoring_a_run_again_brings_its_summary_up_to_date(tiny_run, tmp_path) -
     assert json.loads(folder.summary.read_text())["proof_restored"] is True
 
 
+def test_a_run_of_an_earlier_version_goes_on(tiny_run, dataset, tmp_path) -> None:
+    """Its files lack the settings that have come since, which are off, and the count of tokens."""
+    folder = RunFolder(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    recipe, state_path = json.loads(folder.recipe.read_text()), folder.checkpoint / "state.json"
+    for name in ("trigram", "loop_positions"):
+        assert recipe["model"].pop(name) is None
+    for name in ("lengths", "batch_warmup", "multi_token", "distil", "cadence"):
+        assert recipe["train"].pop(name) is None
+    assert [step.pop("position") for step in recipe["model"]["plan"]] == [None] * len(recipe["model"]["plan"])
+    folder.recipe.write_text(json.dumps(recipe))
+    state = json.loads(state_path.read_text())
+    tokens = state["position"].pop("tokens")
+    state_path.write_text(json.dumps(state))
+    folder.summary.unlink()
+    words = ["run", "pocket", "--size", "tiny", "--data", str(dataset.folder), "--out", str(folder.path), "--resume"]
+    assert main(words) == 0
+    assert json.loads(folder.summary.read_text())["tokens_seen"] == tokens == state["step"] * recipe["train"]["batch_tokens"]
+    assert main([*words, "--set", "model.dim=24"]) == 2
+
+
 def test_a_run_that_went_on_elsewhere_names_both_machines(dataset, tmp_path) -> None:
     out = tmp_path / "run"
     words = ["run", "pocket", "--size", "tiny", "--steps", "12", "--data", str(dataset.folder), "--out", str(out)]

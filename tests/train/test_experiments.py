@@ -16,13 +16,13 @@ from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.model.loop_positions import LoopPositionsConfig
 from bytefit.model.plan import looped_plan
-from bytefit.optim.average import AverageConfig
+from bytefit.optim.average import AverageConfig, SnapshotConfig
 from bytefit.ranks import Ranks
 from bytefit.run.steps import check_before_training
 from bytefit.train.batches import Batches
 from bytefit.train.config import BatchWarmupConfig, CadenceConfig, LengthStage, ReplayConfig
 from bytefit.train.distil import DistilConfig
-from bytefit.train.loop import train
+from bytefit.train.loop import train, typical_step
 from bytefit.train.multi_token import MultiTokenConfig
 from bytefit.train.step import Stepper
 from tests.conftest import ONE_RANK
@@ -31,12 +31,11 @@ from tests.train.test_phases import on_ranks, records
 from tests.train.test_train import RECIPE, config, load_checkpoint, losses, new_model, same, train_tiny
 
 EMA = AverageConfig(ema_decay=0.8)
+SNAPSHOTS = AverageConfig(ema_decay=0.8, swa=SnapshotConfig(every=1), use="swa")
 STAGES = (LengthStage(until=0.25, seq_len=16), LengthStage(until=0.5, seq_len=32))
 GROWING = {"batch_warmup": BatchWarmupConfig(tokens=256, steps=8), "micro_batch_tokens": 256}
 DISTIL = DistilConfig(steps=4, lr_scale=0.2, share=0.9)
-CADENCE_MODEL = dataclasses.replace(
-    RECIPE.model, plan=looped_plan(2, (0, 1)), loop_positions=LoopPositionsConfig(count=3), attention=RECIPE.model.attention
-)
+CADENCE_MODEL = dataclasses.replace(RECIPE.model, plan=looped_plan(2, (0, 1)), loop_positions=LoopPositionsConfig(count=3))
 CADENCE = CadenceConfig(plan=looped_plan(2, (2,)), every=3)
 
 EXPERIMENTS = {
@@ -65,13 +64,22 @@ def test_an_experiment_changes_the_weights_and_not_their_names(dataset, tmp_path
     assert losses(tmp_path / "b")[-1] < losses(tmp_path / "b")[0]
 
 
+@pytest.fixture
+def traced(monkeypatch):
+    """What is compiled is traced, with all its guards, and not turned into C++, which takes most of the time."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module, **options: real(module, backend="aot_eager", **options))
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_compiled_experiments_follow_eager(dataset, tmp_path, name) -> None:
+def test_compiled_experiments_follow_eager(dataset, tmp_path, name, request) -> None:
+    if name != "distillation":  # the one with two losses is turned into C++ as well
+        request.getfixturevalue("traced")
     settings = config(steps=12, **EXPERIMENTS[name])
     train_tiny(dataset, tmp_path / "eager", settings)
-    ledger = Ledger()
-    train_tiny(dataset, tmp_path / "compiled", dataclasses.replace(settings, compile=True), ledger=ledger)
-    assert ledger.seconds["compile"] > 0
+    torch._dynamo.utils.counters.clear()
+    train_tiny(dataset, tmp_path / "compiled", dataclasses.replace(settings, compile=True))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == {"lengths": 3, "distillation": 2}.get(name, 1)
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), abs=2e-3)
 
 
@@ -218,6 +226,16 @@ def test_distillation_takes_the_last_steps_on_new_batches_with_the_average_of_th
     assert not same(taught[3], packed)
 
 
+def test_distillation_by_the_clock_ends_with_the_clock(dataset, tmp_path) -> None:
+    ledger = Ledger()
+    settings = config(steps=None, seconds=3.0, distil=dataclasses.replace(DISTIL, steps=8), average=EMA)
+    train_tiny(dataset, tmp_path / "a", settings, ledger=ledger)
+    scales = [record["lr_scale"] for record in records(tmp_path / "a")]
+    last = next(i for i in range(len(scales)) if scales[i:] == [0.2] * (len(scales) - i))
+    assert 1 <= len(scales) - last <= 8  # fewer than eight where their steps take longer
+    assert ledger.seconds["train"] < 5.0
+
+
 # --- cadence ------------------------------------------------------------------------------------------------------------------
 
 
@@ -235,11 +253,23 @@ def test_cadence_runs_the_whole_plan_at_every_third_step(dataset, tmp_path, monk
     assert made.plan == whole
 
 
-def test_compiled_cadence_follows_eager(dataset, tmp_path) -> None:
+def test_with_a_cadence_a_step_takes_the_mean_over_a_cycle() -> None:
+    """Two of three steps are short: what a schedule needs to know is what three take together."""
+    durations = [0.3, 0.03, 0.03] * 4
+    assert typical_step(durations, 3) == pytest.approx(0.12)
+    assert typical_step(durations, 1) == pytest.approx(0.03)
+    assert typical_step([9.0, 0.3, 0.03, 0.03, 0.3, 0.03, 0.03, 0.3], 3) == pytest.approx(0.12)  # a slow first step
+    assert typical_step(durations[:4], 3) is None
+    assert typical_step(durations[:6], 8) is None
+
+
+def test_compiled_cadence_follows_eager(dataset, tmp_path, traced) -> None:
     """The plan changes at every step or so: the compiled graphs must be the right ones."""
     settings = config(steps=8, cadence=CADENCE)
     train_model(dataset, tmp_path / "eager", CADENCE_MODEL, settings)
+    torch._dynamo.utils.counters.clear()
     train_model(dataset, tmp_path / "compiled", CADENCE_MODEL, dataclasses.replace(settings, compile=True))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
     train_model(dataset, tmp_path / "without", CADENCE_MODEL, dataclasses.replace(settings, cadence=None))
     assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "eager"), abs=2e-3)
     assert losses(tmp_path / "without")[2] != pytest.approx(losses(tmp_path / "eager")[2], abs=1e-5)
@@ -252,6 +282,8 @@ def test_compiled_cadence_follows_eager(dataset, tmp_path) -> None:
     ("changes", "says"),
     [
         ({"distil": DISTIL, "average": None}, "train.distil follows the EMA"),
+        ({"distil": DISTIL, "average": SNAPSHOTS}, "train.distil comes after the last snapshot"),
+        ({"batch_warmup": BatchWarmupConfig(tokens=256, steps=20)}, "batch_warmup steps 20 must be fewer than train.steps 20"),
         ({"distil": DISTIL, "average": EMA, "replay": ReplayConfig()}, "train.replay and train.distil do not go together"),
         ({"distil": DISTIL, "average": EMA, "multi_token": MultiTokenConfig()}, "train.multi_token and train.distil"),
         ({"multi_token": MultiTokenConfig(heads=64)}, "multi_token heads 64 must be fewer than a window's tokens"),
