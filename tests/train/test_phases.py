@@ -74,7 +74,7 @@ def test_a_replay_takes_at_most_a_quarter_and_no_step_is_lost(total, replay) -> 
     while True:
         moment = Moment(step=position.step, total_steps=total, reserved_steps=replay.steps)
         if position.main_steps is None and moment.fraction >= 1.0:
-            position.begin_replay(settings, moment)
+            position.begin_last_steps(settings, moment)
         todo = next_step(settings, moment, position)
         if todo is None:
             break
