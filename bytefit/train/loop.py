@@ -149,7 +149,8 @@ def train(
         ledger.add(checkpoint.progress["seconds"])
         earlier = machines_before(checkpoint, machine)
     metrics = MetricsLog(folder / "metrics.jsonl", position.step) if ranks.is_first else None
-    durations: deque[float] = deque(maxlen=31)
+    cycle = config.cadence.every if config.cadence is not None else 1
+    durations: deque[float] = deque(maxlen=max(31, cycle))
     loss = float("nan")
 
     def save(*, finished: bool = False, final: Weights | None = None, choice: dict[str, Any] | None = None) -> None:
@@ -202,7 +203,7 @@ def train(
             if math.isnan(loss):
                 raise UserError(f"the loss became NaN at step {position.step}; lower train.optimizer.*.lr or set train.optimizer.clip_norm")
             durations.append(ledger.read("train") - started)
-            position.step_seconds = typical_step(list(durations), config.cadence.every if config.cadence else 1) or position.step_seconds
+            position.step_seconds = typical_step(list(durations), cycle) or position.step_seconds
             if metrics is not None:
                 record = {"step": position.step, "seconds": round(ledger.read("train"), 3), "loss": round(loss, 6)}
                 record |= {"lr_scale": round(scale, 5), "tokens": position.tokens, "batch": batch}
