@@ -1,11 +1,10 @@
-"""What benchmarks rest on: the plain spelling computes the same numbers, every ablation changes its recipe, results survive a stop."""
+"""What benchmarks rest on: the plain spelling computes the same numbers, tables say what rows hold, speeds and digests tell runs apart."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import json
-import statistics
 from pathlib import Path
 
 import pytest
@@ -51,133 +50,6 @@ def test_plain_spelling_is_the_same_network(name) -> None:
         assert (mine - theirs).norm() <= 1e-3 * theirs.norm() + 1e-7, parameter
 
 
-def leaves(value, path=""):
-    if isinstance(value, dict):
-        return {leaf: held for key in value for leaf, held in leaves(value[key], f"{path}.{key}").items()}
-    return {path: value}
-
-
-def test_every_ablation_changes_its_recipe_and_nothing_that_it_does_not_say() -> None:
-    from ablation import pairs, pairs_of
-    from techniques import TECHNIQUES
-
-    jobs = [(base.recipe, base.settings, own.settings) for base, own in pairs(seed=1, steps=200)]
-    jobs += [(technique.home, (), technique.change) for technique in TECHNIQUES if technique.stage == "pack"]
-    for recipe, common, settings in jobs:
-        base, own = (apply_settings(find_recipe(recipe), pairs_of(words)) for words in (common, settings))
-        before, after = leaves(to_json(base)), leaves(to_json(own))
-        changed = {path[1:] for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-        said = [path for path, _ in pairs_of(settings)]
-        assert changed, f"{recipe} {settings}"
-        assert all(any(path == word or path.startswith(f"{word}.") for word in said) for path in changed)
-
-
-def test_names_and_ways_of_ablations_tell_them_apart() -> None:
-    from ablation import pairs
-
-    jobs = dict.fromkeys(job for pair in pairs(seed=1, steps=200) for job in pair)
-    assert len({job.key for job in jobs}) == len(jobs)
-
-
-def test_lengths_shrink_with_the_steps() -> None:
-    from lengths import settings_for
-
-    short = dict(setting.split("=", 1) for setting in settings_for(find_recipe("pr1171"), 0.1))
-    assert short == {
-        "train.loader.anneal_steps": "36",
-        "train.optimizer.matrices.momentum_warmup_steps": "30",
-        "train.average.ema_decay": "0.85",
-        "train.average.swa.every": "1",
-    }
-    assert settings_for(find_recipe("pr1171"), 1.0) == []
-
-
-def test_a_line_that_was_cut_off_is_made_again(tmp_path) -> None:
-    from record import read_lines
-
-    path = tmp_path / "rows.jsonl"
-    assert read_lines(path) == []
-    path.write_text('{"a": 1}\n{"a": 2}\n{"a"')
-    assert read_lines(path) == [{"a": 1}, {"a": 2}]
-    with open(path, "a") as file:
-        file.write('{"a": 3}\n')
-    assert read_lines(path) == [{"a": 1}, {"a": 2}, {"a": 3}]
-    path.write_text('{"a": 1}')
-    assert read_lines(path) == [{"a": 1}]
-    assert path.read_text() == '{"a": 1}\n'
-    path.write_text('{"a"')
-    assert read_lines(path) == []
-    assert path.read_text() == ""
-
-
-def test_rows_of_other_settings_are_refused(tmp_path, dataset) -> None:
-    from ablation import Job, Lines, digest_of
-
-    job = Job("pr578", "XSA in the last blocks", "out", ("model.attention.exclusive=null",), False, 1, 200, "steps")
-    lines = Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 1000})
-    assert not lines.has(job)
-    row = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "seed": 1, "match": "steps", "steps": 200}
-    lengths = lines.lengths(job)
-    row |= {"settings": list(job.settings), "lengths": lengths, "digest": digest_of(job, lengths)} | lines.same
-    lines.add(row)
-    assert Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 1000}).has(job)
-    with pytest.raises(SystemExit, match="steps 200, not 300"):
-        lines.has(Job(job.recipe, job.technique, job.way, job.settings, False, 1, 300, "steps"))
-    with pytest.raises(SystemExit, match="bytes 1000, not 2000"):
-        Lines(tmp_path / "rows.jsonl", 2000, dataset, {"pr578": 1000}).has(job)
-    with pytest.raises(SystemExit, match="with lengths"):
-        Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 500}).has(job)
-    lines.rows[0] = row | {"digest": "of another recipe"}
-    with pytest.raises(SystemExit, match="with digest 'of another recipe'"):
-        lines.has(job)
-    lines.rows[0] = row | {"dtype": "float32"}
-    with pytest.raises(SystemExit, match="with dtype 'float32', not 'bfloat16'"):
-        lines.has(job)
-
-
-def test_step_times_are_compared_on_one_kind_of_machine() -> None:
-    from ablation import step_time_ratio
-
-    def row(technique: str | None, way: str, bf16: str, milliseconds: float, seed: int = 1) -> dict:
-        machine = {"cpu": "a CPU", "cpu_bf16": bf16, "threads": 1}
-        return {"recipe": "pr578", "technique": technique, "way": way, "match": "steps", "seed": seed, "machine": machine} | {
-            "milliseconds_a_step": milliseconds
-        }
-
-    rows = [row(None, "base", "amx_bf16", 100), row("smear gate", "out", "none", 270)]
-    wanted = ("pr578", (None, "base"), ("smear gate", "out"))
-    assert step_time_ratio(rows, *wanted) is None
-    rows.append(row(None, "base", "none", 300, seed=2))
-    assert step_time_ratio(rows, *wanted) == 0.9
-
-
-def test_a_disturbed_run_does_not_make_a_step_slower() -> None:
-    """What disturbs a run only ever adds to its time, whichever run of several it was."""
-    from ablation import step_time_ratio
-
-    times = {(None, "base"): (560.0, 400.0, 380.0), ("smear gate", "out"): (399.0, 520.0)}
-    rows = [
-        {"recipe": "pr578", "technique": technique, "way": way, "match": match, "machine": {"cpu": "a CPU"}, "milliseconds_a_step": took}
-        for (technique, way), measured in times.items()
-        for match, took in [*(("steps", took) for took in measured), ("time", 100.0)]
-    ]
-    assert step_time_ratio(rows, "pr578", (None, "base"), ("smear gate", "out")) == 399.0 / 380.0
-
-
-def test_a_steps_time_counts_late_steps_too(tmp_path) -> None:
-    from ablation import step_milliseconds
-
-    from bytefit.run.folder import RunFolder
-
-    seconds, rows = 0.0, []
-    for step in range(401):
-        rows.append(f'{{"seconds": {seconds}}}\n')
-        seconds += (0.1 if step < 200 else 0.2) + (0.5 if step % 5 == 0 else 0.0)  # every fifth is disturbed
-    folder = RunFolder(tmp_path)
-    folder.metrics.write_text("".join(rows))
-    assert step_milliseconds(folder) == pytest.approx(150, rel=0.02)
-
-
 def test_a_system_keeps_its_row_until_a_gpu_has_measured_it() -> None:
     from render_systems import gpu_section
 
@@ -198,52 +70,6 @@ def test_a_system_keeps_its_row_until_a_gpu_has_measured_it() -> None:
     assert "FlashAttention 3" in "".join(page)
     assert [line.split(" | ")[1] for line in page if line.startswith("| pr693")] == ["not measured"]  # a CPU's figures are not a GPU's
     assert sum("not measured" in line for line in page) == 5
-
-
-def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
-    """With a technique minus without it: below zero it helps, whichever way the runs were made."""
-    from render_ablation import ablation_section
-
-    common = {"match": "steps", "steps": 200, "bytes": 1000, "milliseconds_a_step": 100.0, "commit": "c" * 40}
-    common |= {"machine": {"cpu": "a CPU", "cpu_capability": "AVX512"}, "dtype": "bfloat16"}
-    rows = []
-    for seed, base, out, into in ((1, 2.0, 2.1, 1.7), (2, 2.2, 2.25, 2.1)):
-        for recipe, technique, way, value in (
-            ("pr578", None, "base", base),
-            ("pr578", "smear gate", "out", out),
-            ("baseline", None, "base", base),
-            ("baseline", "smear gate", "in", into),
-            ("pr578", "average of the weights (EMA)", "base", base - 1),  # has a base of its own: without snapshots
-            ("pr578", "average of the weights (EMA)", "out", out - 1.1),
-        ):
-            rows.append(common | {"recipe": recipe, "technique": technique, "way": way, "seed": seed, "float": value, "packed": value})
-    lines = ablation_section(rows, tmp_path)
-    assert any(line.startswith("| average of the weights (EMA) | out | pr578 | float | 2 | +0.0250 (") for line in lines)
-    page = [line for line in lines if "smear gate" in line]
-    assert page[0].startswith("| smear gate | out | pr578 | float | 2 | -0.0750 (")
-    assert page[1].startswith("| smear gate | in | baseline | float | 2 | -0.2000 (")
-    assert (tmp_path / "ablation.svg").read_text().count("smear gate") == 2
-    assert any(line.startswith("Not measured yet, ") for line in lines)
-    missing = {line.split(":")[0]: line for line in lines if line.startswith("* ")}
-    assert "; bigram hash; " in missing["* out of pr1171"]
-    assert "smear gate" not in missing["* out of pr578"] + missing["* in baseline"]
-
-
-def test_techniques_share_one_spread() -> None:
-    """Against the same by hand: the mean of the groups' variances, each with its degrees of freedom."""
-    from render_ablation import Spread
-    from scipy import stats
-
-    groups = [[0.1, 0.12, 0.08], [-0.3, -0.31], [0.05]]
-    spread = Spread.of(groups)
-    variance = (2 * statistics.variance(groups[0]) + statistics.variance(groups[1])) / 3
-    assert spread.freedom == 3
-    assert spread.deviation == pytest.approx(variance**0.5)
-    half = stats.t.ppf(0.975, 3) * variance**0.5
-    assert spread.interval([0.05]) == pytest.approx((0.05, 0.05 - half, 0.05 + half))  # one seed has an interval too
-    assert spread.interval(groups[1]) == pytest.approx((-0.305, -0.305 - half / 2**0.5, -0.305 + half / 2**0.5))
-    assert spread.with_interval([0.05]).startswith("+0.0500 (")
-    assert Spread.of([[0.05]]).with_interval([0.05]) == "+0.0500"  # nothing to know the spread by
 
 
 def test_rows_of_other_arithmetic_are_measured_again(tmp_path, monkeypatch) -> None:
