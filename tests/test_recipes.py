@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from bytefit.config import to_json
 from bytefit.model.language_model import Cache
 from bytefit.model.linear import Linear, Table
+from bytefit.model.loop_positions import LoopPositionsConfig
+from bytefit.model.plan import looped_plan
+from bytefit.model.trigram import TrigramHashConfig
 from bytefit.quant.calibrate import CalibrationConfig, ModelText
 from bytefit.recipes import AS_SUBMITTED, find_recipe
+from bytefit.recipes.sizes import LAB, Known, scaled
 
 ELEVEN = {
     "model.context": 2048,
@@ -246,3 +252,13 @@ def test_a_full_size_model_writes_its_calibration_text_in_few_passes_that_fit_a_
     measured = sum(x.nbytes for x in seen.values()) // 8 * windows * seq_len
     assert (round(cached / 1e9, 1), round(measured / 1e9, 1)) == (5.9, 19.6)
     assert find_recipe("pr1171", "lab").calibrate == CalibrationConfig(source=ModelText(), windows=128, batch_windows=16)
+
+
+def test_side_tables_shrink_with_the_size_and_loops_are_not_guessed() -> None:
+    full = find_recipe("pr578", "full")
+    with_trigram = replace(full, model=replace(full.model, trigram=TrigramHashConfig(buckets=2048, dim=48)))
+    trigram = scaled(with_trigram, LAB, Known(steps=7000)).model.trigram
+    assert (trigram.buckets, trigram.dim) == (512, 15)  # a quarter of the rows, 160 of 512 channels
+    looped = replace(full.model, loop_positions=LoopPositionsConfig(count=1), plan=looped_plan(11, (0,)))
+    with pytest.raises(ValueError, match="no smaller size"):
+        scaled(replace(full, model=looped), LAB, Known(steps=7000))

@@ -262,6 +262,27 @@ def test_everything_resumes_bit_for_bit(dataset, tmp_path, monkeypatch, interrup
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
+def test_a_checkpoint_that_did_not_count_tokens_goes_on(dataset, tmp_path, monkeypatch) -> None:
+    real, count = Stepper.step, []
+
+    def step_then_signal(self, *arguments, **options):
+        count.append(1)
+        if len(count) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, *arguments, **options)
+
+    settings = config(steps=8, warmup_steps=0)
+    monkeypatch.setattr(Stepper, "step", step_then_signal)
+    with pytest.raises(Interrupted):
+        train_tiny(dataset, tmp_path / "a", settings)
+    path = tmp_path / "a" / "checkpoint" / "state.json"
+    state = json.loads(path.read_text())
+    assert state["position"].pop("tokens") == 5 * settings.batch_tokens
+    path.write_text(json.dumps(state))
+    train_tiny(dataset, tmp_path / "a", settings, resume=True)
+    assert [record["tokens"] for record in records(tmp_path / "a")] == [settings.batch_tokens * step for step in range(1, 9)]
+
+
 # --- ranks --------------------------------------------------------------------------------------------------------------------
 
 
