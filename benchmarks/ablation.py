@@ -8,7 +8,8 @@ A run and its base share the seed, so that differences are paired. ``--match ste
 steps (momentum warm-up, averages, annealing, replay) is shortened with them. ``--match time`` gives a variant as many steps as fit the time
 of its base, by what a step of each takes when nothing disturbs it (in the quickest of the step-matched runs that one kind of machine
 made); where they are within three percent the step-matched row serves for both. ``pack`` repeats what comes after training on the weights
-of the systems' table (``systems.py``), as often as there are seeds. All compute in bf16 (``record.ARITHMETIC``).
+of the systems' table (``systems.py``), as often as there are seeds. A machine computes in what it is faster in (``record.dtype``); a
+pair's two runs are of one arithmetic.
 
 One line of JSON a run is appended to ``--out``; runs that are there already, with the same settings, are left out, so it may be stopped and
 started at any time.
@@ -35,7 +36,7 @@ from typing import Any
 
 import torch
 from lengths import settings_for
-from record import ARITHMETIC, DTYPE, digest, provenance, read_lines
+from record import arithmetic, digest, dtype, provenance, read_lines
 from techniques import TECHNIQUES, Technique
 
 from bytefit.artifact.load import load_artifact
@@ -75,7 +76,7 @@ class Lines:
 
     def __init__(self, path: Path, max_bytes: int, dataset: Dataset, lab_steps: dict[str, int]):
         self.path, self.lock, self.lab_steps = path, Lock(), lab_steps
-        self.same = {"bytes": max_bytes, "dataset_sha256": dataset.sha256, "dtype": DTYPE}  # in every row of this file
+        self.same = {"bytes": max_bytes, "dataset_sha256": dataset.sha256, "dtype": dtype()}  # in every row that is made here
         self.rows = read_lines(path)
 
     def lengths(self, job: Job) -> list[str]:
@@ -83,19 +84,27 @@ class Lines:
         changed = apply_settings(find_recipe(job.recipe), pairs_of(job.settings))
         return settings_for(changed, job.steps / self.lab_steps[job.recipe])
 
-    def has(self, job: Job, weights: str | None = None) -> bool:
+    def find(self, job: Job, computed_in: str, weights: str | None = None) -> dict[str, Any] | None:
         """Raises SystemExit where a row of this name is of another recipe or other weights: its differences would be of two kinds."""
         lengths = self.lengths(job) if weights is None else []
-        wanted = {"settings": list(job.settings), "steps": job.steps} | self.same
+        wanted = {"settings": list(job.settings), "steps": job.steps} | self.same | {"dtype": computed_in}
         wanted |= {"lengths": lengths} if weights is None else {"weights": weights}
         wanted["digest"] = digest_of(job, lengths)
         for row in self.rows:
-            if (row["recipe"], row["technique"], row["way"], row["seed"], row["match"]) == job.key:
+            if (row["recipe"], row["technique"], row["way"], row["seed"], row["match"], row["dtype"]) == (*job.key, computed_in):
                 for key, value in wanted.items():
                     if row[key] != value:
                         sys.exit(f"{self.path} holds {job.key} with {key} {row[key]!r}, not {value!r}; take another --out, or that row out")
-                return True
-        return False
+                return row
+        return None
+
+    def has(self, job: Job, weights: str | None = None) -> bool:
+        """Whether it was made in this machine's arithmetic."""
+        return self.find(job, dtype(), weights) is not None
+
+    def compared(self, base: Job, own: Job) -> bool:
+        """Whether both are there in one arithmetic, this machine's or another's."""
+        return any(self.find(base, name) and self.find(own, name) for name in {row["dtype"] for row in self.rows})
 
     def add(self, row: dict[str, Any]) -> None:
         with self.lock:
@@ -123,7 +132,7 @@ def step_time_ratio(rows: list[dict[str, Any]], recipe: str, base: tuple[str | N
         found: dict[tuple[Any, ...], float] = {}
         for row in rows:
             if (row["recipe"], row["technique"], row["way"], row["match"]) == (recipe, technique, way, "steps"):
-                kind = tuple(row["machine"].get(key) for key in ("cpu", "cpu_bf16", "threads"))
+                kind = (row["dtype"], *(row["machine"].get(key) for key in ("cpu", "cpu_bf16", "threads")))
                 found[kind] = min(found.get(kind, row["milliseconds_a_step"]), row["milliseconds_a_step"])
         return found
 
@@ -155,15 +164,11 @@ def chosen(options: argparse.Namespace, seed: int) -> list[tuple[Job, Job]]:
     return [pair for pair in found if (not recipes or pair[1].recipe in recipes) and (not names or pair[1].technique in names)]
 
 
-def step_matched(options: argparse.Namespace, seed: int) -> list[Job]:
-    return list(dict.fromkeys(job for pair in chosen(options, seed) for job in pair))
-
-
-def time_matched(options: argparse.Namespace, seed: int, lines: Lines) -> Iterator[Job]:
+def time_matched(options: argparse.Namespace, seed: int, lines: Lines) -> Iterator[tuple[Job, Job]]:
     for base, own in chosen(options, seed):
         ratio = lines.slower(base, own)
         if abs(ratio - 1) > SAME_TIME:
-            yield replace(own, steps=round(options.steps / ratio), match="time")
+            yield base, replace(own, steps=round(options.steps / ratio), match="time")
 
 
 def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, lines: Lines, made_by: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +176,7 @@ def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, lin
     path: Path = options.runs / name
     shutil.rmtree(path, ignore_errors=True)
     lengths = lines.lengths(job)
-    sets = [word for item in (*ARITHMETIC, *job.settings, *lengths) for word in ("--set", item)]
+    sets = [word for item in (*arithmetic(), *job.settings, *lengths) for word in ("--set", item)]
     command = ["bytefit", "train", job.recipe, "--steps", str(job.steps), "--seed", str(job.seed), *sets]
     where = ["--data", str(options.data), "--out", str(path), "--json"]
     subprocess.run([sys.executable, "-m", *command, *where], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -239,8 +244,9 @@ def repack(technique: Technique | None, recipe: str, seed: int, options: argpars
 
 
 def run_training(options: argparse.Namespace, dataset: Dataset, lines: Lines, made_by: dict[str, Any]) -> None:
-    jobs = (step_matched(options, seed) if options.match == "steps" else time_matched(options, seed, lines) for seed in options.seeds)
-    todo = [job for of_seed in jobs for job in of_seed if not lines.has(job)]
+    of_seeds = (chosen(options, seed) if options.match == "steps" else time_matched(options, seed, lines) for seed in options.seeds)
+    missing = [pair for of_seed in of_seeds for pair in of_seed if not lines.compared(*pair)]
+    todo = [job for job in dict.fromkeys(job for pair in missing for job in pair) if not lines.has(job)]
 
     def do(job: Job) -> None:
         row = train_and_score(job, options, dataset, lines, made_by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -11,14 +12,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bytefit.dtypes import dtype_name, faster_dtype
 from bytefit.files import read_json
 from bytefit.run.folder import RunFolder
 from bytefit.train.machine import describe_machine
 
-# What runs that are held against each other compute in, on whatever machine they are made: ``auto`` would take fp32 on a processor without
-# matrix units for bf16. There it costs time and nothing else.
-DTYPE = "bfloat16"
-ARITHMETIC = (f"train.dtype={DTYPE}", f"train.optimizer.matrices.dtype={DTYPE}")
+
+@functools.cache
+def dtype() -> str:
+    """What this machine computes runs in that are held against each other: the faster of bf16 and fp32 there, found once for all of them.
+
+    Every row says it. Which it is moves a run no further than another seed does (``arithmetic.json``); bf16 that is emulated takes three
+    to five times as long.
+    """
+    return dtype_name(faster_dtype("cpu"))
+
+
+def arithmetic() -> tuple[str, str]:
+    """The settings that say so."""
+    return f"train.dtype={dtype()}", f"train.optimizer.matrices.dtype={dtype()}"
 
 
 def hide_gpus() -> None:

@@ -26,9 +26,10 @@ class Effects:
         self.recipe, self.name, self.way, self.judged = recipe, name, way, technique.judged
         self.title = f"{name} ({technique.note})" if technique.note else name
 
-        def find(match: str, technique: str | None, way: str) -> dict[int, Record]:
+        def find(match: str, technique: str | None, way: str) -> dict[tuple[int, str], Record]:
+            """By seed and by what it computes in: both runs of a pair have the same of each."""
             wanted = (recipe, technique, way, match)
-            return {r["seed"]: r for r in rows if (r["recipe"], r["technique"], r["way"], r["match"]) == wanted}
+            return {(r["seed"], r["dtype"]): r for r in rows if (r["recipe"], r["technique"], r["way"], r["match"]) == wanted}
 
         own_base = name if recipe == technique.home and technique.both else None
         pack = any(r["match"] == "weights" and r["technique"] == name and r["recipe"] == recipe for r in rows)
@@ -40,9 +41,9 @@ class Effects:
         self.slower = step_time_ratio(rows, recipe, (own_base, "base"), (name, way))
         self.bytes = [own_row["artifact_bytes"] for own_row in find("weights", name, way).values()] if pack else []
 
-    def _differences(self, base: dict[int, Record], own: dict[int, Record]) -> list[float]:
+    def _differences(self, base: dict[tuple[int, str], Record], own: dict[tuple[int, str], Record]) -> list[float]:
         sign = 1 if self.way == "in" else -1
-        return [sign * (own[seed][self.judged] - base[seed][self.judged]) for seed in sorted(own) if seed in base]
+        return [sign * (own[run][self.judged] - base[run][self.judged]) for run in sorted(own) if run in base]
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         f"{first['steps']} each, fewer than in the table of systems, and lengths in steps with them. Equal time: the variant has "
         "as many steps as fit the base's time; left empty where a step takes the same within 3 %, or it was not measured. "
         "Step time: with the technique against without, each of its quickest run, since other work beside a run only ever adds. "
-        f"Trained in {first['dtype']}. Non-overlapping windows, "
+        f"Trained in {' or '.join(sorted({row['dtype'] for row in rows}))}, both runs of a pair in the same. Non-overlapping windows, "
         f"{first['bytes']:,} bytes of validation text.",
         "",
         "![what each technique is worth](pictures/ablation.svg)",

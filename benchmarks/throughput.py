@@ -45,7 +45,7 @@ def make_step(
     seq_len = recipe.train.seq_len
 
     def step() -> float:
-        attention_module.EXPLICIT_MAX_TOKENS = 512 if explicit else 0
+        attention_module.EXPLICIT_MAX_TOKENS = {dtype: 512} if explicit else {}
         tokens = torch.randint(0, recipe.model.vocab_size, (recipe.train.batch_tokens // seq_len, seq_len + 1), generator=generator)
         loss = loss_of(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), dtype)
         loss.backward()
@@ -68,6 +68,9 @@ VARIANTS = {
     "bytefit, bf16, eager, SDPA": {"package_model": True, "package_muon": True, "dtype": BF16, "compiled": False, "explicit": False},
     "bytefit, bf16, eager": {"package_model": True, "package_muon": True, "dtype": BF16, "compiled": False, "explicit": True},
     "bytefit, fp32, compiled": {"package_model": True, "package_muon": True, "dtype": FP32, "compiled": True, "explicit": True},
+    "bytefit, fp32, compiled, SDPA": {
+        "package_model": True, "package_muon": True, "dtype": FP32, "compiled": True, "explicit": False,
+    },
     "bytefit, bf16, compiled, plain Muon": {
         "package_model": True, "package_muon": False, "dtype": BF16, "compiled": True, "explicit": True,
     },

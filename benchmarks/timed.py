@@ -5,11 +5,10 @@ the clock, all entries in turn, several rounds, nothing else running. An entry's
 of the rounds, times the mean of the fastest round: what changes from round to round is the machine's, the same for all. ``run`` then trains
 for so many steps, which a busy machine cannot change. What reads training text after the loop is inside the clock.
 
-All compute in bf16 (``record.ARITHMETIC``), so that rows of different machines can be held against each other.
+A run computes in what its machine is faster in, bf16 or fp32 (``record.dtype``), and says so; the steps are the same wherever it is made.
 
 One line of JSON a run is appended to ``--out``; runs that are there already are left out, and a run that was stopped goes on where it was.
-A row of another number of steps than ``speed`` says now, of another recipe than it is now, or of other arithmetic is measured again and
-replaced.
+A row of another number of steps than ``speed`` says now, or of another recipe than it is now, is measured again and replaced.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from threading import Lock
 from typing import Any
 
 import torch
-from record import ARITHMETIC, DTYPE, audited, digest, provenance, put_row, read_lines, write
+from record import arithmetic, audited, digest, dtype, provenance, put_row, read_lines, write
 
 from bytefit.config import apply_settings, to_json
 from bytefit.data.dataset import Dataset, open_dataset
@@ -71,7 +70,7 @@ class Entry:
 
     @property
     def words(self) -> list[str]:
-        return [word for setting in (*ARITHMETIC, *self.settings) for word in ("--set", setting)]
+        return [word for setting in (*arithmetic(), *self.settings) for word in ("--set", setting)]
 
 
 def measure_speed(entries: list[Entry], beside: Entry | None, options: argparse.Namespace, made_by: dict[str, Any]) -> None:
@@ -119,15 +118,15 @@ def last_weights_bits_per_byte(folder: RunFolder, dataset: Dataset) -> float:
     recipe = folder.read_recipe()
     model = new_model(recipe)
     model.load_state_dict(load_checkpoint(folder.checkpoint).weights)
-    tokens, dtype = val_tokens(dataset, recipe.score.max_bytes), getattr(torch, read_json(folder.score)["float_full"]["dtype"])
-    return score(model.eval(), tokens, dataset.byte_table, Full(window=recipe.score.window), dtype).bits_per_byte
+    tokens, scored_in = val_tokens(dataset, recipe.score.max_bytes), getattr(torch, read_json(folder.score)["float_full"]["dtype"])
+    return score(model.eval(), tokens, dataset.byte_table, Full(window=recipe.score.window), scored_in).bits_per_byte
 
 
 def measure(entry: Entry, seed: int, steps: int, options: argparse.Namespace, dataset: Dataset) -> dict[str, Any]:
     path = options.runs / f"{options.out.stem}-{entry.name}-s{seed}"
     if RunFolder(path).recipe.exists():
         held = read_json(RunFolder(path).recipe)
-        if (held["train"]["steps"], held["train"]["dtype"], digest(held)) != (steps, DTYPE, entry.digest):
+        if (held["train"]["steps"], held["train"]["dtype"], digest(held)) != (steps, dtype(), entry.digest):
             shutil.rmtree(path)
     command = ["bytefit", "run", entry.recipe, "--steps", str(steps), "--seed", str(seed), "--set", "score.max_bytes=1000000", *entry.words]
     where = ["--data", str(options.data), "--out", str(path), "--resume", "--json"]
@@ -149,11 +148,11 @@ def run_entries(entries: list[Entry], options: argparse.Namespace, made_by: dict
     """Every entry with every seed, the seeds one after the other."""
     dataset, lock = open_dataset(options.data), Lock()
     steps = read_json(options.steps)["steps"]
-    done = {(row["name"], row["seed"], row["summary"]["steps"], row["summary"]["dtype"], row["digest"]) for row in read_lines(options.out)}
+    done = {(row["name"], row["seed"], row["summary"]["steps"], row["digest"]) for row in read_lines(options.out)}
     todo = [
         (entry, seed)
         for seed, entry in itertools.product(options.seeds, entries)
-        if (entry.name, seed, steps[entry.name], DTYPE, entry.digest) not in done
+        if (entry.name, seed, steps[entry.name], entry.digest) not in done
     ]
 
     def do(pair: tuple[Entry, int]) -> None:

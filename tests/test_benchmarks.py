@@ -72,33 +72,33 @@ def test_a_system_keeps_its_row_until_a_gpu_has_measured_it() -> None:
     assert sum("not measured" in line for line in page) == 5
 
 
-def test_rows_of_other_arithmetic_are_measured_again(tmp_path, monkeypatch) -> None:
-    """On a processor without matrix units ``auto`` takes fp32: such a row must not stand among the others."""
+@pytest.mark.parametrize("here", ["float32", "bfloat16"])
+def test_rows_stand_whatever_they_were_computed_in(tmp_path, monkeypatch, here) -> None:
+    """A run computes in what this machine is faster in; a row of another machine is not made again for that, one of other steps is."""
+    import record
     import timed
-    from record import put_row
 
+    monkeypatch.setattr(record, "faster_dtype", lambda device: getattr(torch, here))
+    record.dtype.cache_clear()
     entry, measured = timed.Entry("pr128", "pr128"), []
     monkeypatch.setattr(timed, "open_dataset", lambda path: None)
-    monkeypatch.setattr(timed, "measure", lambda entry, *rest: measured.append(entry.name) or row("bfloat16"))
+    monkeypatch.setattr(timed, "measure", lambda entry, *rest: measured.append(entry.name) or row(here, steps=9))
 
-    def row(dtype: str) -> dict:
-        return {
-            "name": "pr128",
-            "seed": 1,
-            "digest": entry.digest,
-            "summary": {"steps": 9, "dtype": dtype, "val_bpb": 2.0, "artifact_bytes": 1},
-        }
+    def row(dtype: str, steps: int) -> dict:
+        summary = {"steps": steps, "dtype": dtype, "val_bpb": 2.0, "artifact_bytes": 1}
+        return {"name": "pr128", "seed": 1, "digest": entry.digest, "summary": summary}
 
     (tmp_path / "steps.json").write_text('{"steps": {"pr128": 9}}')
     paths = {"data": tmp_path, "steps": tmp_path / "steps.json", "out": tmp_path / "rows.jsonl"}
     options = argparse.Namespace(**paths, seeds=[1], most=None, workers=1)
-    put_row(options.out, row("float32"), key=("name", "seed"))
-    for _ in range(2):  # the second time the row is there
+    for held, again in ((row("bfloat16", steps=9), []), (row("bfloat16", steps=8), ["pr128"])):
+        record.put_row(options.out, held, key=("name", "seed"))
         timed.run_entries([entry], options, {"commit": "c", "machine": {}})
-    assert measured == ["pr128"]
+        assert measured == again
     settings = [(path, value) for path, _, value in (word.partition("=") for word in entry.words[1::2])]
     training = apply_settings(find_recipe("pr128"), settings).train
-    assert (training.dtype, training.optimizer.matrices.dtype) == ("bfloat16", "bfloat16")
+    assert (training.dtype, training.optimizer.matrices.dtype) == (here, here)
+    record.dtype.cache_clear()
 
 
 def test_published_changes_stand_beside_ours() -> None:

@@ -18,9 +18,10 @@ from bytefit.model.roles import Role, parameter
 from bytefit.model.rotary import RotaryConfig, rotate
 from bytefit.model.value_residual import ValueResidual, ValueResidualConfig
 
-# Longest window for which training on a CPU spells attention out: there two batched matmuls and a fused softmax are faster
-# than SDPA, whose backward alone was a third of a step (benchmarks/throughput.py). The T x S weights are kept in memory.
-EXPLICIT_MAX_TOKENS = 512
+# Longest window for which training on a CPU spells attention out, by dtype. In bf16 with matrix units two batched matmuls and a fused
+# softmax are faster than SDPA, whose backward alone was a third of a step; in fp32 SDPA is the faster one (benchmarks/throughput.py).
+# The T x S weights are kept in memory.
+EXPLICIT_MAX_TOKENS = {torch.bfloat16: 512}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +103,8 @@ class LayerCache:
 def attend(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor) -> Tensor:
     """Causal softmax attention with scale 1/sqrt(K); the T queries are the last of the S positions. Returns (B, T, H, K)."""
     num_queries, num_keys = q_BTHK.size(1), k_BSGK.size(1)
-    if torch.is_grad_enabled() and q_BTHK.device.type == "cpu" and num_queries == num_keys <= EXPLICIT_MAX_TOKENS:
+    longest = EXPLICIT_MAX_TOKENS.get(q_BTHK.dtype, 0)
+    if torch.is_grad_enabled() and q_BTHK.device.type == "cpu" and num_queries == num_keys <= longest:
         return attend_explicit(q_BTHK, k_BSGK, v_BSGK)
     q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
     grouped = q.size(1) != k.size(1)

@@ -89,23 +89,47 @@ def test_rows_of_other_settings_are_refused(tmp_path, dataset) -> None:
     lines.rows[0] = row | {"digest": "of another recipe"}
     with pytest.raises(SystemExit, match="with digest 'of another recipe'"):
         lines.has(job)
-    lines.rows[0] = row | {"dtype": "float32"}
-    with pytest.raises(SystemExit, match="with dtype 'float32', not 'bfloat16'"):
-        lines.has(job)
+
+
+def test_a_pair_is_of_one_arithmetic(tmp_path, dataset, monkeypatch) -> None:
+    """What another machine computed in its own way is not made again, but nothing of it is held against what this one computes."""
+    import ablation
+
+    monkeypatch.setattr(ablation, "dtype", lambda: "float32")
+    base = ablation.Job("pr578", None, "base", (), True, 1, 200, "steps")
+    own = ablation.Job("pr578", "XSA in the last blocks", "out", ("model.attention.exclusive=null",), False, 1, 200, "steps")
+    lines = ablation.Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 1000})
+
+    def add(job: ablation.Job, dtype: str) -> None:
+        row = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "seed": 1, "match": "steps", "steps": 200}
+        lengths = lines.lengths(job)
+        row |= {"settings": list(job.settings), "lengths": lengths, "digest": ablation.digest_of(job, lengths)}
+        lines.add(row | lines.same | {"dtype": dtype})
+
+    add(base, "bfloat16")
+    add(own, "float32")
+    assert not lines.compared(base, own)
+    assert (lines.has(base), lines.has(own)) == (False, True)
+    add(own, "bfloat16")
+    assert lines.compared(base, own)
+    assert not lines.has(base)
 
 
 def test_step_times_are_compared_on_one_kind_of_machine() -> None:
     from ablation import step_time_ratio
 
-    def row(technique: str | None, way: str, bf16: str, milliseconds: float, seed: int = 1) -> dict:
+    def row(technique: str | None, way: str, bf16: str, milliseconds: float, seed: int = 1, dtype: str = "bfloat16") -> dict:
         machine = {"cpu": "a CPU", "cpu_bf16": bf16, "threads": 1}
         return {"recipe": "pr578", "technique": technique, "way": way, "match": "steps", "seed": seed, "machine": machine} | {
-            "milliseconds_a_step": milliseconds
+            "milliseconds_a_step": milliseconds,
+            "dtype": dtype,
         }
 
     rows = [row(None, "base", "amx_bf16", 100), row("smear gate", "out", "none", 270)]
     wanted = ("pr578", (None, "base"), ("smear gate", "out"))
     assert step_time_ratio(rows, *wanted) is None
+    rows.append(row(None, "base", "none", 500, dtype="float32"))
+    assert step_time_ratio(rows, *wanted) is None  # nor are those of bf16 held against those of fp32
     rows.append(row(None, "base", "none", 300, seed=2))
     assert step_time_ratio(rows, *wanted) == 0.9
 
@@ -117,6 +141,7 @@ def test_a_disturbed_run_does_not_make_a_step_slower() -> None:
     times = {(None, "base"): (560.0, 400.0, 380.0), ("smear gate", "out"): (399.0, 520.0)}
     rows = [
         {"recipe": "pr578", "technique": technique, "way": way, "match": match, "machine": {"cpu": "a CPU"}, "milliseconds_a_step": took}
+        | {"dtype": "bfloat16"}
         for (technique, way), measured in times.items()
         for match, took in [*(("steps", took) for took in measured), ("time", 100.0)]
     ]
@@ -154,6 +179,9 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
             ("pr578", "average of the weights (EMA)", "out", out - 1.1),
         ):
             rows.append(common | {"recipe": recipe, "technique": technique, "way": way, "seed": seed, "float": value, "packed": value})
+    other = common | {"recipe": "baseline", "technique": "smear gate", "way": "in", "seed": 3, "float": 1.0, "packed": 1.0}
+    rows.append(other | {"dtype": "float32"})  # whose base was computed otherwise, or not at all
+    rows.append(common | {"recipe": "baseline", "technique": None, "way": "base", "seed": 3, "float": 2.0, "packed": 2.0})
     lines = ablation_section(rows, tmp_path)
     assert any(line.startswith("| average of the weights (EMA) | out | pr578 | float | 2 | +0.0250 (") for line in lines)
     page = [line for line in lines if "smear gate" in line]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bytefit.model import attention
 from bytefit.model.attention import EXPLICIT_MAX_TOKENS, attend, attend_explicit
 from bytefit.model.head import HeadConfig, LearnedCaps
 from bytefit.model.plan import Step, unet_plan
@@ -81,11 +82,19 @@ def test_explicit_attention_equals_sdpa_and_the_formula(heads, pairs) -> None:
     torch.testing.assert_close(attend_explicit(q, k, v), expected)
 
 
-def test_long_windows_train_through_sdpa() -> None:
+@pytest.mark.parametrize(
+    ("dtype", "length", "spelled_out"),
+    [(torch.bfloat16, 64, True), (torch.bfloat16, EXPLICIT_MAX_TOKENS[torch.bfloat16] + 1, False), (torch.float32, 64, False)],
+)
+def test_training_takes_the_attention_that_is_faster(dtype, length, spelled_out, monkeypatch) -> None:
+    """Spelled out in bf16 for windows that are not long, else SDPA; either way the same result."""
     torch.manual_seed(0)
-    length = EXPLICIT_MAX_TOKENS + 1
-    q, k, v = torch.randn(1, length, 2, 4), torch.randn(1, length, 1, 4), torch.randn(1, length, 1, 4)
-    torch.testing.assert_close(attend(q, k, v), attend_explicit(q, k, v), rtol=1e-4, atol=1e-5)
+    q, k, v = (torch.randn(1, length, heads, 4).to(dtype) for heads in (2, 1, 1))
+    exact, taken = attend_explicit(q.float(), k.float(), v.float()), []
+    monkeypatch.setattr(attention, "attend_explicit", lambda *qkv: taken.append(qkv) or attend_explicit(*qkv))
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(attend(q, k, v).float(), exact, **tolerance)
+    assert bool(taken) == spelled_out
 
 
 CAPS = {"fixed": 30.0, "tight": 2.0, "widest": 60.0, "none": None, "learned": LearnedCaps(init=30.0)}
