@@ -25,7 +25,6 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
         by_system[row["name"]].append(row)
     first = rows[0]
     commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
-    arithmetic = ", ".join(sorted({row["summary"]["dtype"] for row in rows}))
     lines = [
         "## Systems at lab size",
         "",
@@ -34,7 +33,7 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
         "",
         f"The clock is {first['seconds']:.0f} s on two cores, turned into steps: `python benchmarks/systems.py speed --data web` "
         f"measured every recipe's steps a second in turn, {len(steps['rounds'])} rounds (`benchmarks/timed.py` says how they count). "
-        f"{noise_of_steps(steps['steps'])} The cap is 1,000,000 bytes with everything inside. Computed in {arithmetic}. The vocabulary is "
+        f"{noise_of_steps(steps['steps'])} The cap is 1,000,000 bytes with everything inside. {arithmetic_of(rows)} The vocabulary is "
         f"the web text's, {first['summary']['tokenizer']['vocab_size']:,}, so that a system of the contest has more parameters than with "
         "its own of 1,024. Bits per byte, lower is better; *packed* is of the artifact, *tax* what packing costs, *headline* the protocol "
         "that the system itself states. Means over the seeds, ± the standard deviation of the headline. Every run was proven by decoding "
@@ -84,6 +83,21 @@ def noise_of_steps(steps: dict[str, int]) -> str:
         f"Steps carry that measurement's noise, {min(change):+.0f} to {max(change):+.0f} %: repaired and as submitted {', '.join(told)}, "
         "where the two forms differ in nothing but the dtype of rotary tables."
     )
+
+
+def arithmetic_of(rows: list[Record]) -> str:
+    """Which rows were computed in what: in bf16 on machines with units for it, in fp32 elsewhere."""
+    runs: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        runs[row["summary"]["dtype"]][row["seed"]].append(row["name"])
+    if len(runs) == 1:
+        return f"Computed in {next(iter(runs))}."
+    names = {row["name"] for row in rows}
+    told = []
+    for dtype, by_seed in sorted(runs.items()):
+        parts = [f"seed {seed} of {'all' if set(held) == names else ', '.join(held)}" for seed, held in sorted(by_seed.items())]
+        told.append(f"in {dtype} {'; '.join(parts)}")
+    return f"Each run was computed in what its machine is faster in, {', and '.join(told)}; what that is worth, the [log](log.md) says."
 
 
 EARLIER = "† Of an earlier count of steps, or of the recipe as it was then; to be measured again."

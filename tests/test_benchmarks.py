@@ -146,6 +146,17 @@ def test_the_noise_of_steps_is_what_forms_that_take_the_same_time_differ_by() ->
     assert "-5 to +4 %" in noise_of_steps(steps)
 
 
+def test_the_table_says_what_each_run_was_computed_in() -> None:
+    from render_systems import arithmetic_of
+
+    def row(name: str, seed: int, dtype: str) -> dict:
+        return {"name": name, "seed": seed, "summary": {"dtype": dtype}}
+
+    rows = [row("a", 1, "bfloat16"), row("b", 1, "bfloat16"), row("a", 2, "float32")]
+    assert arithmetic_of(rows[:2]) == "Computed in bfloat16."
+    assert "in bfloat16 seed 1 of all, and in float32 seed 2 of a; " in arithmetic_of(rows)
+
+
 def test_speeds_do_not_depend_on_how_busy_the_machine_was() -> None:
     """What slows a whole round down is the machine's; what disturbs one entry in one round is nobody's."""
     from timed import undisturbed

@@ -32,7 +32,7 @@ from bytefit.score.document_lora import piece_lengths
 from bytefit.score.windows import Sliding
 
 MAGIC = b"bytefitz"
-VERSION = 2
+VERSION = 3  # of the layout, and of arithmetic that a decoder repeats: 3 learns in fp32 through SDPA
 # magic, version, artifact hash (8 bytes), CRC-32 of the content, threads, streams, tokens, documents, how many streams state their length
 # (all or none), and the lengths of the machine's description and of the protocol's (as JSON; none where it is the artifact's own)
 _HEAD = struct.Struct("<8sB8sIHIQIIBH")
