@@ -83,8 +83,9 @@ def pocket_section(title: str, record: dict[str, Any]) -> list[str]:
 
 
 def throughput_section(record: dict[str, Any]) -> list[str]:
+    no_bf16 = record["machine"].get("cpu_bf16") == "none"
     lines = [
-        f"## Training throughput: `{record['recipe']}`, lab size",
+        f"## Training throughput: `{record['recipe']}`, lab size" + (", a processor without bf16" if no_bf16 else ""),
         "",
         provenance(record),
         f"One step of {record['num_parameters']:,} parameters (a vocabulary of {find_recipe(record['recipe']).model.vocab_size:,}) on "
@@ -279,7 +280,7 @@ def main() -> None:
     if ablation:
         lines += ablation_section(ablation, ROOT / "docs" / "pictures")
     lines += gpu_section(gpu)
-    for measured in (throughput, read("throughput_pr1171")):
+    for measured in (throughput, read("throughput_pr1171"), read("throughput_fp32")):
         if measured:
             lines += throughput_section(measured)
     muon, full_size = read("muon"), read("full_size")

@@ -5,6 +5,7 @@ them; medians are quoted.
 
     python benchmarks/throughput.py --out benchmarks/results/throughput.json
     python benchmarks/throughput.py --recipe pr1171 --out benchmarks/results/throughput_pr1171.json
+    python benchmarks/throughput.py --no-bf16 --out benchmarks/results/throughput_fp32.json
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from plain import PlainMuon, plain_loss
@@ -61,7 +63,7 @@ def make_step(
 
 
 FP32, BF16 = torch.float32, torch.bfloat16
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "plain spelling (fp32, eager)": {"package_model": False, "package_muon": False, "dtype": FP32, "compiled": False, "explicit": False},
     "plain spelling, compiled": {"package_model": False, "package_muon": False, "dtype": FP32, "compiled": True, "explicit": False},
     "bytefit, fp32, eager": {"package_model": True, "package_muon": True, "dtype": FP32, "compiled": False, "explicit": True},
@@ -78,10 +80,10 @@ VARIANTS = {
 }  # fmt: skip
 
 
-def measure(recipe: Recipe, rounds: int, steps: int) -> list[dict[str, object]]:
+def measure(recipe: Recipe, variants: dict[str, dict[str, Any]], rounds: int, steps: int) -> list[dict[str, object]]:
     runs: dict[str, Callable[[], float]] = {}
     first: dict[str, float] = {}
-    for name, settings in VARIANTS.items():
+    for name, settings in variants.items():
         runs[name] = make_step(recipe, **settings)
         start = time.perf_counter()
         runs[name]()
@@ -114,6 +116,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="pocket", help="at its lab size")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--no-bf16", action="store_true", help="leave out what computes in bf16, which takes minutes where it is emulated")
     parser.add_argument("--default-allocator", action="store_true", help="leave glibc's allocator as it is")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -121,7 +124,8 @@ def main() -> None:
         keep_freed_memory()
     torch._dynamo.config.recompile_limit = 64
     recipe = find_recipe(options.recipe, "lab")
-    rows = measure(recipe, options.rounds, options.steps)
+    variants = {name: settings for name, settings in VARIANTS.items() if settings["dtype"] is FP32 or not options.no_bf16}
+    rows = measure(recipe, variants, options.rounds, options.steps)
     record = provenance() | {
         "benchmark": "throughput", "recipe": recipe.name, "num_parameters": num_parameters(recipe.model),
         "allocator": "default" if options.default_allocator else "keep_freed_memory",
