@@ -22,8 +22,8 @@ from bytefit.train.machine import describe_machine
 def dtype() -> str:
     """What this machine computes runs in that are held against each other: the faster of bf16 and fp32 there, found once for all of them.
 
-    Every row says it. Which it is moves a run no further than another seed does (``arithmetic.json``); bf16 that is emulated takes three
-    to five times as long.
+    Every row says it. Which it is moves a run no further than another seed does (``arithmetic.json``); without matrix units bf16 is the
+    slower one.
     """
     return dtype_name(faster_dtype("cpu"))
 
