@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from lengths import settings_for
-from record import hide_gpus, provenance, write
+from record import arithmetic, hide_gpus, provenance, write
 
 from bytefit.data.embedded import embedded_dataset
 from bytefit.model.inspect import num_parameters
@@ -35,7 +35,7 @@ SETTINGS = ["train.batch_tokens=4096", "train.warmup_steps=0", "train.compile=fa
 def settings_of(name: str) -> list[str]:
     recipe = find_recipe(name, "full")
     lengths = settings_for(recipe, STEPS / SYSTEMS[name][1].steps)
-    settings = [*lengths, *SETTINGS, f"train.micro_batch_tokens={max(2048, recipe.train.seq_len)}"]
+    settings = [*arithmetic(), *lengths, *SETTINGS, f"train.micro_batch_tokens={max(2048, recipe.train.seq_len)}"]
     if recipe.train.replay is not None:
         settings.append("train.replay=null")  # nothing is left to go over again
     if getattr(recipe.train.loader, "num_spans", 0) > 4096 // recipe.train.seq_len:
