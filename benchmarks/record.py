@@ -51,7 +51,8 @@ def provenance() -> dict[str, Any]:
 def hardware(records: list[dict[str, Any]]) -> str:
     """The processors that they were made on, in words, each once."""
     machines = [record["machine"] for record in records]
-    named = [f"{m['cpu']}, {m['cpu_capability']}" + (f", {m['cpu_bf16']}" if m.get("cpu_bf16") else "") for m in machines]
+    has_bf16 = {None: "", "none": ", no bf16"}
+    named = [f"{m['cpu']}, {m['cpu_capability']}" + has_bf16.get(m.get("cpu_bf16"), f", {m.get('cpu_bf16')}") for m in machines]
     return "; ".join(dict.fromkeys(named))
 
 
