@@ -90,14 +90,16 @@ def arithmetic_of(rows: list[Record]) -> str:
     runs: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         runs[row["summary"]["dtype"]][row["seed"]].append(row["name"])
-    if len(runs) == 1:
-        return f"Computed in {next(iter(runs))}."
+    most, *others = sorted(runs, key=lambda dtype: -sum(map(len, runs[dtype].values())))
+    if not others:
+        return f"Computed in {most}."
     names = {row["name"] for row in rows}
-    told = []
-    for dtype, by_seed in sorted(runs.items()):
-        parts = [f"seed {seed} of {'all' if set(held) == names else ', '.join(held)}" for seed, held in sorted(by_seed.items())]
-        told.append(f"in {dtype} {'; '.join(parts)}")
-    return f"Each run was computed in what its machine is faster in, {', and '.join(told)}; what that is worth, the [log](log.md) says."
+    told = [
+        f"in {dtype} "
+        + "; ".join(f"seed {seed} of {'all' if set(held) == names else ', '.join(held)}" for seed, held in runs[dtype].items())
+        for dtype in others
+    ]
+    return f"Computed in {most}, but {', '.join(told)}: what a run's machine is faster in (what that is worth: [log](log.md))."
 
 
 EARLIER = "† Of an earlier count of steps, or of the recipe as it was then; to be measured again."
