@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,25 @@ def write(tmp_path: Path):
         return path
 
     return make
+
+
+@pytest.fixture
+def no_compiler() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which ``torch.compile`` finds no C++ compiler, and nothing compiled earlier."""
+
+    @contextmanager
+    def without() -> Iterator[None]:
+        import torch._functorch.config as functorch
+        import torch._inductor.config as inductor
+        import torch._inductor.cpp_builder as builder
+
+        torch._dynamo.reset()
+        builder.cpp_compiler_search.cache_clear()
+        try:
+            with inductor.patch({"cpp.cxx": ("/nowhere/c++",), "fx_graph_cache": False}), functorch.patch(enable_autograd_cache=False):
+                yield
+        finally:
+            torch._dynamo.reset()
+            builder.cpp_compiler_search.cache_clear()
+
+    return without

@@ -20,8 +20,9 @@ from bytefit.model.language_model import LanguageModel
 from bytefit.quant.calibrate import OwnText
 from bytefit.score.adapt import Adapt, DocumentLora
 from bytefit.score.compressed import is_of
+from bytefit.score.predictor import ModelPredictor
 from bytefit.score.prove import SLACK_BITS, cut_documents
-from bytefit.score.scorer import ModelPredictor, ScoreProtocol, score_tapes, target_nats
+from bytefit.score.scorer import ScoreProtocol, score_tapes, target_nats
 from bytefit.score.tape import Tape
 from bytefit.score.windows import Sliding
 

@@ -25,7 +25,7 @@ from bytefit.recipes.recipe import Recipe
 from bytefit.run.folder import RunFolder, trained_weights
 from bytefit.run.steps import check_fits, val_tokens
 from bytefit.score.generate import generate
-from bytefit.score.scorer import ModelPredictor
+from bytefit.score.predictor import ModelPredictor
 from bytefit.score.windows import Sliding
 
 PASSAGE_BYTES = 1500

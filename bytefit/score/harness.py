@@ -7,6 +7,7 @@ costs are booked before a learner gets the chunk's tokens, and the tape (``tape.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -79,11 +80,7 @@ class Watch:
 
 def walk(predictor: Predictor, learner: Learns | None, tapes: list[Tape], protocol: Full | Sliding | Adapt, watch: Watch) -> None:
     """Chunk after chunk: score its windows, book them, then let the learner have its tokens."""
-    size = protocol.chunk_tokens if isinstance(protocol, Adapt) else CHUNK_TARGETS
-    chunks: dict[int, list[tuple[Tape, Window]]] = {}
-    for tape in tapes:
-        for window in protocol.windows(len(tape.tokens)):
-            chunks.setdefault((window.first - 1) // size, []).append((tape, window))
+    size, chunks = _chunks(tapes, protocol)
     num_chunks = 1 + max(((len(tape.tokens) - 2) // size for tape in tapes), default=-1)
     journal = watch.journal
     done = journal.restore(tapes, learner) if journal is not None else 0
@@ -112,6 +109,26 @@ def walk(predictor: Predictor, learner: Learns | None, tapes: list[Tape], protoc
                 journal.save(tapes, learner, chunk + 1, watch.ranks, now=chunk + 1 == num_chunks)
 
 
+def batch_shapes(tapes: list[Tape], protocol: Full | Sliding | Adapt, ranks: Ranks) -> Counter[tuple[int, int, int]]:
+    """How many batches of each shape this rank will give the predictor in ``walk``: (windows, inputs, inputs to skip)."""
+    shapes: Counter[tuple[int, int, int]] = Counter()
+    for work in _chunks(tapes, protocol)[1].values():
+        for batch in _batches(work, ranks):
+            window = work[batch[0]][1]
+            shapes[len(batch), window.end - window.start, _skip(window)] += 1
+    return shapes
+
+
+def _chunks(tapes: list[Tape], protocol: Full | Sliding | Adapt) -> tuple[int, dict[int, list[tuple[Tape, Window]]]]:
+    """Targets a chunk, and the windows of every chunk that has some."""
+    size = protocol.chunk_tokens if isinstance(protocol, Adapt) else CHUNK_TARGETS
+    chunks: dict[int, list[tuple[Tape, Window]]] = {}
+    for tape in tapes:
+        for window in protocol.windows(len(tape.tokens)):
+            chunks.setdefault((window.first - 1) // size, []).append((tape, window))
+    return size, chunks
+
+
 class Running:
     """Totals of a walk, for its reports."""
 
@@ -132,13 +149,12 @@ class Running:
 
 def _costs(predictor: Predictor, work: list[tuple[Tape, Window]], ranks: Ranks, tell: Callable[[int], object]) -> list[np.ndarray]:
     """Nats of every target of every window; each rank computes its share, all get the whole."""
-    mine = range(ranks.rank * len(work) // ranks.world, (ranks.rank + 1) * len(work) // ranks.world)
     costs = [np.zeros(window.end + 1 - window.first) for _, window in work]
     with torch.inference_mode():
-        for batch in _batches(work, mine, BATCH_TOKENS[torch.device(ranks.device).type]):
+        for batch in _batches(work, ranks):
             # Windows of one batch have one shape, so one forward pass serves them all.
-            first = work[batch[0]][1]
-            logits = predictor.logits(torch.stack([work[i][0].inputs(work[i][1]) for i in batch]), first.first - 1 - first.start)
+            ids_BT = torch.stack([work[i][0].inputs(work[i][1]) for i in batch])
+            logits = predictor.logits(ids_BT, _skip(work[batch[0]][1]))
             targets = torch.stack([work[i][0].targets(work[i][1]) for i in batch]).to(logits.device)
             nats_BT = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
             for i, nats in zip(batch, nats_BT.double().cpu().numpy(), strict=True):
@@ -152,15 +168,21 @@ def _costs(predictor: Predictor, work: list[tuple[Tape, Window]], ranks: Ranks, 
     return costs
 
 
-def _batches(work: list[tuple[Tape, Window]], mine: range, most: int) -> list[list[int]]:
-    """Runs of windows of one shape, at most ``most`` positions each."""
+def _skip(window: Window) -> int:
+    """Inputs whose next tokens are not scored."""
+    return window.first - 1 - window.start
+
+
+def _batches(work: list[tuple[Tape, Window]], ranks: Ranks) -> list[list[int]]:
+    """This rank's share of the windows: runs of one shape, so many positions each as a forward pass may have."""
+    most = BATCH_TOKENS[torch.device(ranks.device).type]
 
     def shape(i: int) -> tuple[int, int]:
         window = work[i][1]
-        return window.end - window.start, window.first - window.start
+        return window.end - window.start, _skip(window)
 
     batches: list[list[int]] = []
-    for i in mine:
+    for i in range(ranks.rank * len(work) // ranks.world, (ranks.rank + 1) * len(work) // ranks.world):
         last = batches[-1] if batches else []
         if last and shape(last[0]) == shape(i) and (len(last) + 1) * shape(i)[0] <= most:
             last.append(i)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from bytefit.config import to_json
 from bytefit.data.byte_table import ByteTable
@@ -18,31 +17,14 @@ from bytefit.errors import UserError
 from bytefit.model.language_model import LanguageModel
 from bytefit.score.adapt import Adapt, DocumentLora
 from bytefit.score.document_lora import score_documents
-from bytefit.score.harness import Watch, walk
+from bytefit.score.harness import Watch, batch_shapes, walk
 from bytefit.score.learner import Learner
+from bytefit.score.predictor import ModelPredictor, worth_compiling
 from bytefit.score.tape import Tape
-from bytefit.score.temperature import tempered
 from bytefit.score.windows import Full, Sliding
 
 ScoreProtocol = Full | Sliding | Adapt | DocumentLora
 BLOCK_TARGETS = 16_384
-
-
-@dataclass(frozen=True)
-class ModelPredictor:
-    """A language model as a predictor (``harness.Predictor``).
-
-    Attributes:
-        temperature: see ``Adapt``.
-    """
-
-    model: LanguageModel
-    dtype: torch.dtype
-    temperature: float = 1.0
-
-    def logits(self, ids_BT: Tensor, skip: int) -> Tensor:
-        hidden = self.model.hidden(ids_BT.to(self.model.embedding.weight.device), self.dtype)
-        return tempered(self.model.head_logits(hidden[:, skip:]), self.temperature)
 
 
 @dataclass(frozen=True)
@@ -131,13 +113,14 @@ def score_tapes(model: LanguageModel, tapes: list[Tape], protocol: ScoreProtocol
         raise UserError(f"window {protocol.window} is longer than the model's context of {model.config.context} tokens")
     if isinstance(protocol, DocumentLora):
         return score_documents(model, tapes, protocol, dtype, watch)
-    if isinstance(protocol, Full | Sliding):
-        walk(ModelPredictor(model, dtype), None, tapes, protocol, watch)
+    shared = for_streams(protocol, len(tapes)) if isinstance(protocol, Adapt) else protocol
+    compiled_for = worth_compiling(model, batch_shapes(tapes, shared, watch.ranks))
+    if isinstance(shared, Full | Sliding):
+        walk(ModelPredictor(model, dtype, compiled_for=compiled_for), None, tapes, shared, watch)
         return 0
-    shared = for_streams(protocol, len(tapes))
     num_chunks = max((shared.num_chunks(len(tape.tokens)) for tape in tapes), default=0)
     with Learner(model, shared, num_chunks, watch.ranks) as learner:
-        walk(ModelPredictor(model, dtype, protocol.temperature), learner, tapes, shared, watch)
+        walk(ModelPredictor(model, dtype, shared.temperature, compiled_for), learner, tapes, shared, watch)
         return learner.steps
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from bytefit.compiled import DoesNotCompile, graphs_allowed
 from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.model.plan import Plan
@@ -191,25 +192,21 @@ def warm_up(
 
 def _compiled(model: LanguageModel, config: TrainConfig, eager: Stepper) -> Stepper:
     """The same with its losses compiled, tried once for each plan, form and shape; the eager one, with a word, where compilation fails."""
-    from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # here: the compiler takes a second to import
-    from torch._inductor.exc import InductorError
 
     def compiled(loss_of: LossFunction | None) -> LossFunction | None:
         return None if loss_of is None else torch.compile(loss_of, dynamic=False)
 
     stepper = replace(eager, loss_of=torch.compile(eager.loss_of, dynamic=False), last_loss_of=compiled(eager.last_loss_of))
     failed = ""
-    # Each plan, form and shape is a graph of its own. Beyond a limit, eight by default, the compiler would quietly leave it at eager ones.
-    limits = {"recompile_limit": 10_000, "accumulated_recompile_limit": 10_000, "fail_on_recompile_limit_hit": True}
     try:
-        with torch._dynamo.config.patch(limits):
+        with graphs_allowed():  # each plan, form and shape is one
             for rounded in eager.preparation.forms():
                 eager.preparation.take_form(rounded)
                 for plan in plans_of(model, config):
                     model.run_plan(plan)
                     stepper.try_once()
-    except (TorchDynamoException, InductorError, FailOnRecompileLimitHit) as error:
-        failed = str(error).strip().splitlines()[0]
+    except DoesNotCompile as error:
+        failed = str(error)
     if not eager.ranks.any(bool(failed)):
         return stepper
     if eager.ranks.is_first:

@@ -99,7 +99,7 @@ def test_the_contests_tail_counts_what_it_counts(tiny_model, tokens, dataset) ->
 
 
 def _predictor(model):
-    from bytefit.score.scorer import ModelPredictor
+    from bytefit.score.predictor import ModelPredictor
 
     return ModelPredictor(model, torch.float32)
 

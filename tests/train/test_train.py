@@ -214,19 +214,9 @@ def test_two_ranks_and_one_give_the_same_curve(dataset, tmp_path) -> None:
     assert all(torch.allclose(one[name], two[name], atol=2e-2) for name in one)
 
 
-def test_without_a_compiler_training_goes_on_eagerly(dataset, tmp_path, capsys) -> None:
-    import torch._functorch.config as functorch
-    import torch._inductor.config as inductor
-    import torch._inductor.cpp_builder as builder
-
-    torch._dynamo.reset()
-    builder.cpp_compiler_search.cache_clear()
-    try:
-        with inductor.patch({"cpp.cxx": ("/nowhere/c++",), "fx_graph_cache": False}), functorch.patch(enable_autograd_cache=False):
-            train_tiny(dataset, tmp_path / "a", config(steps=4, compile=True))
-    finally:
-        torch._dynamo.reset()
-        builder.cpp_compiler_search.cache_clear()
+def test_without_a_compiler_training_goes_on_eagerly(dataset, tmp_path, no_compiler, capsys) -> None:
+    with no_compiler():
+        train_tiny(dataset, tmp_path / "a", config(steps=4, compile=True))
     message = capsys.readouterr().err
     assert "torch.compile does not work here" in message
     assert "C++ compiler" in message
