@@ -232,6 +232,9 @@ def repack(technique: Technique | None, recipe: str, seed: int, options: argpars
     for name in ("recipe.json", "env.json"):
         shutil.copy(trained / name, path / name)
     folder = RunFolder(path)
+    measured = RunFolder(trained).calibration
+    if measured.exists():  # taken up where the way of packing asks for the same
+        shutil.copy(measured, folder.calibration)
     settings = () if technique is None else technique.change
     changed = apply_settings(folder.read_recipe(), pairs_of(settings))
     packed = pack_step(folder, changed, dataset, Ledger())
