@@ -16,8 +16,8 @@ from bytefit.score.temperature import tempered
 
 Shape = tuple[int, int, int]  # of a batch of windows: how many, their inputs, and how many inputs stand before the first scored target
 
-# From this much work in windows of one shape (multiplications in the blocks) they are compiled. On a CPU core so much takes 50 s, compiling
-# 10 to 20 s, and compiled windows about half of the time (benchmarks/scoring.py). For a GPU it is a guess: nothing was measured there.
+# From this much work in windows of one shape (multiplications in the blocks) they are compiled. On a CPU core so much takes 50 to 80 s,
+# compiling 10 to 20 s, and compiled windows about half of the time (benchmarks/scoring.py). The GPU's is a guess: nothing was measured.
 COMPILE_FROM = {"cpu": 1e12, "cuda": 5e15}
 
 
