@@ -1,15 +1,15 @@
 """What each technique of the systems is worth: left out of its system, and put into the baseline.
 
-    python benchmarks/ablation.py train --data web --seeds 1 2 3 --steps 400
-    python benchmarks/ablation.py train --data web --seeds 1 2 3 --steps 400 --match time
+    python benchmarks/ablation.py train --data web --seeds 1 2 3
+    python benchmarks/ablation.py train --data web --seeds 1 2 3 --match time
     python benchmarks/ablation.py pack --data web --seeds 1 2 3
 
 A run and its base share the seed, so that differences are paired. ``--match steps`` gives both the same steps; what a recipe counts in
 steps (momentum warm-up, averages, annealing, replay) is shortened with them. ``--match time`` gives a variant as many steps as fit the time
-of its base, by what a step of each takes when nothing disturbs it (in the quickest of the step-matched runs that one kind of machine
-made); where they are within three percent the step-matched row serves for both. ``pack`` repeats what comes after training on the weights
-of the systems' table (``systems.py``), as often as there are seeds. A machine computes in what it is faster in (``record.dtype``); a
-pair's two runs are of one arithmetic.
+of its base, by what a step of each takes when nothing disturbs it (in the quickest of the step-matched runs of the same seeds that one
+kind of machine made); where they are within three percent the step-matched row serves for both. ``pack`` repeats what comes after
+training on the weights of the systems' table (``systems.py``), as often as there are seeds. A machine computes in what it is faster in
+(``record.dtype``); a pair's two runs are of one arithmetic.
 
 One line of JSON a run is appended to ``--out``; runs that are there already, with the same settings, are left out, so it may be stopped and
 started at any time.
@@ -27,6 +27,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -125,19 +126,24 @@ def digest_of(job: Job, lengths: list[str]) -> str:
 
 
 def step_time_ratio(rows: list[dict[str, Any]], recipe: str, base: tuple[str | None, str], own: tuple[str | None, str]) -> float | None:
-    """How many times as long a step of ``own`` (technique and way) takes as one of ``base``: the quickest step-matched runs, whatever their
-    seeds, that the same kind of machine made of each, since other work beside a run only adds to its time. None where there are none."""
+    """How many times as long a step of ``own`` (technique and way) takes as one of ``base``: the quickest step-matched runs that the same
+    kind of machine made of each, since other work beside a run only adds to its time; of the seeds that both have, since the quickest of
+    more runs is quicker. None where there are none."""
 
-    def of(technique: str | None, way: str) -> dict[tuple[Any, ...], float]:
-        found: dict[tuple[Any, ...], float] = {}
+    def of(technique: str | None, way: str) -> dict[tuple[Any, ...], dict[int, float]]:
+        found: dict[tuple[Any, ...], dict[int, float]] = defaultdict(dict)
         for row in rows:
             if (row["recipe"], row["technique"], row["way"], row["match"]) == (recipe, technique, way, "steps"):
                 kind = (row["dtype"], *(row["machine"].get(key) for key in ("cpu", "cpu_bf16", "threads")))
-                found[kind] = min(found.get(kind, row["milliseconds_a_step"]), row["milliseconds_a_step"])
+                found[kind][row["seed"]] = row["milliseconds_a_step"]
         return found
 
     without, having = of(*base), of(*own)
-    return next((having[kind] / without[kind] for kind in without if kind in having), None)
+    for kind in without:
+        seeds = without[kind].keys() & having[kind].keys()
+        if seeds:
+            return min(having[kind][seed] for seed in seeds) / min(without[kind][seed] for seed in seeds)
+    return None
 
 
 def with_base(technique: Technique, recipe: str, way: str, settings: tuple[str, ...], seed: int, steps: int) -> tuple[Job, Job]:
@@ -298,9 +304,9 @@ def main() -> None:
     parser.add_argument("what", choices=("train", "pack"))
     parser.add_argument("--data", type=Path, required=True, help="dataset folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--match", choices=("steps", "time"), default="steps")
-    parser.add_argument("--max-bytes", type=int, default=500_000, help="of validation text")
+    parser.add_argument("--max-bytes", type=int, default=300_000, help="of validation text")
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="some of the recipes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the techniques, by their names (and the bases)")
     parser.add_argument("--workers", type=int, default=1, help="runs at once (give each one thread: OMP_NUM_THREADS=1)")

@@ -23,7 +23,7 @@ class Effects:
 
     def __init__(self, recipe: str, technique: Technique, way: str, rows: list[Record]):
         name = technique.name
-        self.recipe, self.name, self.way, self.judged = recipe, name, way, technique.judged
+        self.recipe, self.name, self.way, self.judged, self.late = recipe, name, way, technique.judged, technique.late
         self.title = f"{name} ({technique.note})" if technique.note else name
 
         def find(match: str, technique: str | None, way: str) -> dict[tuple[int, str], Record]:
@@ -48,8 +48,9 @@ class Effects:
 
 @dataclass(frozen=True)
 class Spread:
-    """How differences spread from seed to seed: one standard deviation for all techniques. It is chaos of training that spreads them,
-    which is there whatever the technique; two or three seeds of one say little about it, all together a good deal.
+    """How differences spread from seed to seed: one standard deviation for all techniques of a kind. It is chaos of training that spreads
+    them, which is there whatever the technique; two or three seeds of one say little about it, all together a good deal. Pairs that are the
+    same run until late are another kind: chaos has no time to drive them apart.
 
     Attributes:
         deviation: of a single seed's difference; None where no technique has two seeds.
@@ -97,24 +98,34 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
     effects, missing = [effect for effect in every if effect.steps], [effect for effect in every if not effect.steps]
     trained = [effect for effect in effects if effect.stage == "train"]
     packed = [effect for effect in effects if effect.stage == "pack"]
-    spread = Spread.of([group for effect in trained for group in (effect.steps, effect.time) if group])
+    spreads = {
+        late: Spread.of([group for effect in trained if effect.late == late for group in (effect.steps, effect.time) if group])
+        for late in (False, True)
+    }
     spread_packed = Spread.of([effect.steps for effect in packed])
     first = next(row for row in rows if row["match"] == "steps")
     commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
+    empty = "left empty where a step takes the same within 3 %, or it was not measured."
+    if not any(effect.time for effect in trained):
+        empty = "nothing has been measured at equal time yet."
     lines = [
         "## What each technique is worth",
         "",
-        f"`python benchmarks/ablation.py train|pack --data web` at commit {commits}; {hardware(rows)}; every "
-        "row of `benchmarks/results/ablation.jsonl` holds its own command. What a setting is, is in `benchmarks/techniques.py`.",
+        f"`python benchmarks/ablation.py train --data web --steps {first['steps']} --max-bytes {first['bytes']}` and `pack` likewise, "
+        f"at commit {commits}; {hardware(rows)}; every row of `benchmarks/results/ablation.jsonl` holds its own command. What a setting "
+        "is, is in `benchmarks/techniques.py`.",
         "",
         "The difference that having a technique makes, in bits per byte (below zero: it helps), at lab size. *Out*: taken out of the "
         "system that has it; *in*: put into the system named. Both runs of a pair have the same seed; means over the seeds and 95 % "
-        "intervals by Student's t: of so many, one in twenty leaves zero out by chance. They rest on one spread for all techniques, the "
-        f"standard deviation of a seed's difference from its technique's mean ({spread}), since it is training's chaos that spreads "
-        "them; so one seed has an interval too. Equal steps: "
+        "intervals by Student's t: of so many, one in twenty leaves zero out by chance. They rest on one spread for all techniques of a "
+        "kind, the standard deviation of a seed's difference from its technique's mean, since it is training's chaos that spreads them; so "
+        f"one seed has an interval too, by the spread of others. Pairs that differ from the first step on: {spreads[False]}; pairs that "
+        f"are the same run until late in training: {spreads[True]}. Variants of one system and seed share their base, whose own error they "
+        "have in common: the degrees of freedom are at most so many. Equal steps: "
         f"{first['steps']} each, fewer than in the table of systems, and lengths in steps with them. Equal time: the variant has "
-        "as many steps as fit the base's time; left empty where a step takes the same within 3 %, or it was not measured. "
-        "Step time: with the technique against without, each of its quickest run, since other work beside a run only ever adds. "
+        f"as many steps as fit the base's time; {empty} "
+        "Step time: with the technique against without, each of its quickest run of the same seeds, since other work beside a run only "
+        "ever adds; known to a few percent. "
         f"Trained in {' or '.join(sorted({row['dtype'] for row in rows}))}, both runs of a pair in the same. Non-overlapping windows, "
         f"{first['bytes']:,} bytes of validation text.",
         "",
@@ -124,13 +135,14 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for effect in trained:
+        spread = spreads[effect.late]
         time = "" if effect.time is None else spread.with_interval(effect.time)
         slower = "" if effect.slower is None else f"{effect.slower if effect.way == 'in' else 1 / effect.slower:.2f}×"
         lines.append(
             f"| {effect.title} | {effect.way} | {effect.recipe} | {effect.judged} | {len(effect.steps)} "
             f"| {spread.with_interval(effect.steps)} | {time} | {slower} |"
         )
-    (pictures / "ablation.svg").write_text(bars(trained, spread))
+    (pictures / "ablation.svg").write_text(bars(trained, spreads))
     if packed:
         lines += [
             "",
@@ -156,9 +168,9 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
 WIDTH, LABEL, ROW, EDGE = 900, 420, 20, 60
 
 
-def bars(effects: list[Effects], spread: Spread) -> str:
+def bars(effects: list[Effects], spreads: dict[bool, Spread]) -> str:
     """A bar from zero to the mean with its interval, a row a technique, best first; equal steps."""
-    found = sorted(((spread.interval(effect.steps), effect) for effect in effects), key=lambda pair: pair[0][0])
+    found = sorted(((spreads[effect.late].interval(effect.steps), effect) for effect in effects), key=lambda pair: pair[0][0])
     most = min(0.12, max(abs(mean) for (mean, _, _), _ in found) * 1.1)
     height = EDGE + ROW * len(found) + 30
 

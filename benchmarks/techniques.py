@@ -27,6 +27,7 @@ class Technique:
         stage: the first step of a run that it changes; weights are trained again only for ``train``.
         judged: which bits per byte show it: of the float weights, or of the packed ones.
         both: settings that the run without it has as well, in ``home``: what would otherwise change with it.
+        late: the runs of a pair are the same until late in training, or to its end, so that they come out nearer to one another.
         note: those in words, or what else there is to know.
     """
 
@@ -38,6 +39,7 @@ class Technique:
     stage: Stage = "train"
     judged: Literal["float", "packed"] = "float"
     both: tuple[str, ...] = ()
+    late: bool = False
     note: str = ""
 
     @property
@@ -135,21 +137,23 @@ TRAINING = (
         both=(_set("train.fake_quant", None),),
         note="both without fake quantisation, which begins with it",
     ),
-    Technique("average of the weights (EMA)", "pr578", *_both("train.average", None, _EMA), both=(_set("train.average", _EMA),)),
+    Technique("average of the weights (EMA)", "pr578", *_both("train.average", None, _EMA), both=(_set("train.average", _EMA),), late=True),
     Technique(
         "EMA blended with late snapshots",
         "pr693",
         (_set("train.average.use", "ema"),),
         (_set("train.average", _EMA_SWA | {"use": "blend"}),),
+        late=True,
     ),
     Technique(
         "average chosen on held-out training text",
         "pr1171",
         (_set("train.average.use", "ema"),),
         (_set("train.average", _EMA_SWA | {"use": "held_out", "held_out_tokens": 8192}),),
+        late=True,
     ),
-    Technique("average chosen on held-out training text", "pr578", (_set("train.average.use", "ema"),)),
-    Technique("average chosen on held-out training text", "pr606", (_set("train.average.use", "ema"),)),
+    Technique("average chosen on held-out training text", "pr578", (_set("train.average.use", "ema"),), late=True),
+    Technique("average chosen on held-out training text", "pr606", (_set("train.average.use", "ema"),), late=True),
     Technique("coprime loader", "pr1171", *_both("train.loader", _SEQUENTIAL, _COPRIME)),
     Technique("windows from all over the text", "pr578", *_both("train.loader", _SHUFFLED, _SHUFFLED), ours=True),
     Technique("side tables' projections under AdamW", "pr1171", (_set("train.optimizer.projections", "matrices"),)),
@@ -158,7 +162,12 @@ TRAINING = (
         "pr1171",
         *_both("train.optimizer.matrices.state_dtype", "float32", "bfloat16"),
     ),
-    Technique("burst replay", "pr693", *_both("train.replay", None, {"type": "ReplayConfig", "batches": 20, "epochs": 2, "lr_scale": 0.1})),
+    Technique(
+        "burst replay",
+        "pr693",
+        *_both("train.replay", None, {"type": "ReplayConfig", "batches": 20, "epochs": 2, "lr_scale": 0.1}),
+        late=True,
+    ),
     Technique(
         "fake quantisation from the first step",
         "pr128",
@@ -169,14 +178,15 @@ TRAINING = (
     ),
     Technique("late fake quantisation, straight through", "pr578", (_set("train.fake_quant", None),), judged="packed"),
     Technique("late fake quantisation, soft rounding", "pr606", (_set("train.fake_quant", None),), judged="packed"),
-    Technique("late fake quantisation, sigmoid gradient", "pr693", (_set("train.fake_quant", None),), judged="packed"),
-    Technique("late fake quantisation on banks", "pr1171", (_set("train.fake_quant", None),), judged="packed"),
+    Technique("late fake quantisation, sigmoid gradient", "pr693", (_set("train.fake_quant", None),), judged="packed", late=True),
+    Technique("late fake quantisation on banks", "pr1171", (_set("train.fake_quant", None),), judged="packed", late=True),
     Technique(
         "CROWN-Q",
         "pr693",
         (_set("train.crown_q", None),),
         (_set("train.crown_q", {"type": "CrownQConfig", "weight": 0.01, "levels": 15, "below": 0.15}),),
         judged="packed",
+        late=True,
     ),
 )
 
@@ -261,8 +271,8 @@ _TWICE = (
 _CADENCE = {"type": "CadenceConfig", "plan": to_json(looped_plan(3, (2,)))}
 
 
-def _experiment(name: str, *settings: str, both: tuple[str, ...] = (), note: str = "") -> Technique:
-    return Technique(name, "pr578", settings, ours=True, both=both, note=note)
+def _experiment(name: str, *settings: str, both: tuple[str, ...] = (), late: bool = False, note: str = "") -> Technique:
+    return Technique(name, "pr578", settings, ours=True, both=both, late=late, note=note)
 
 
 EXPERIMENTS = (  # on the list of PR #578, and not in what it submitted; numbers as there, lengths and widths at this size
@@ -278,7 +288,7 @@ EXPERIMENTS = (  # on the list of PR #578, and not in what it submitted; numbers
         both=(_set("train.micro_batch_tokens", 1024),),
     ),
     _experiment("distillation from the EMA in the last steps", _set("train.distil", {"type": "DistilConfig", "steps": 70}),
-                note="5 % of the steps"),
+                late=True, note="5 % of the steps"),
     Technique("eight bits for attention's outputs", "pr578", (_set("pack.quant.attention_out", _EIGHT_BITS),), ours=True, stage="pack",
               judged="packed"),
 )  # fmt: skip
@@ -298,7 +308,7 @@ POCKET = (
     _tried("norms scaled by depth", _set("model.depth_scaled_norm", True)),
     _tried("weight decay 0.04", *_every(_DECAYS, 0.04)),
     _tried("gradients clipped at 0.3", _set("train.optimizer.clip_norm", 0.3)),
-    _tried("average of the weights (EMA 0.99)", _set("train.average", _EMA_99)),
+    Technique("average of the weights (EMA 0.99)", "pocket", (_set("train.average", _EMA_99),), ours=True, late=True),
     _tried("warm-down over the whole run", _set("train.schedule.fraction", 1.0)),
     _tried("Polar Express", _set("train.optimizer.matrices.coefficients", "polar_express")),
     _tried("rows of the momentum normalised", _set("train.optimizer.matrices.row_normalise", True)),

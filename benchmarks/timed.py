@@ -3,7 +3,8 @@
 A shared machine's speed changes from minute to minute, so ``speed`` first finds out how many steps each entry takes a second: short runs by
 the clock, all entries in turn, several rounds, nothing else running. An entry's speed is its share of the mean speed of a round, the median
 of the rounds, times the mean of the fastest round: what changes from round to round is the machine's, the same for all. ``run`` then trains
-for so many steps, which a busy machine cannot change. What reads training text after the loop is inside the clock.
+for so many steps, which a busy machine cannot change. What reads training text after the loop is inside the clock. An entry may take the
+steps of another one whose step costs the same: by its own speed it would get the noise of that measurement, and stop at other documents.
 
 A run computes in what its machine is faster in, bf16 or fp32 (``record.dtype``), and says so; the steps are the same wherever it is made.
 
@@ -34,34 +35,33 @@ from bytefit.config import apply_settings, to_json
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.files import read_json
 from bytefit.recipes import find_recipe
-from bytefit.recipes.eleven import CALIBRATION_SECONDS
 from bytefit.run.folder import RunFolder
 from bytefit.run.steps import new_model, val_tokens
 from bytefit.score.scorer import score
 from bytefit.score.windows import Full
 from bytefit.train.checkpoint import load_checkpoint
 
-CONTEST_SECONDS = 600
 SYSTEMS_STEPS = Path("benchmarks/results/systems_steps.json")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What is trained, under which name, and for how long by the clock."""
+    """What is trained, under which name, for how long by the clock, and whose steps it takes if not its own."""
 
     name: str
     recipe: str
     settings: tuple[str, ...] = ()
     seconds: float = 300.0
+    paced_by: Entry | None = None
+
+    @property
+    def pace(self) -> Entry:
+        return self.paced_by or self
 
     @property
     def training_seconds(self) -> float:
         """What is left of the clock for training: without what reads training text after it (choosing among averages, calibrating)."""
-        recipe = find_recipe(self.recipe)
-        reserve = recipe.train.reserve_seconds
-        if recipe.calibrate is not None and type(recipe.calibrate.source).__name__ == "TrainingText":
-            reserve = reserve or CALIBRATION_SECONDS * self.seconds / CONTEST_SECONDS  # as_submitted forms leave nothing, against the rules
-        return self.seconds - min(reserve, self.seconds / 4)
+        return self.seconds - min(find_recipe(self.recipe).train.reserve_seconds, self.seconds / 4)
 
     @property
     def digest(self) -> str:
@@ -82,7 +82,8 @@ def measure_speed(entries: list[Entry], beside: Entry | None, options: argparse.
     held = read_json(options.steps) if options.steps.exists() else {"rounds": [], "steps": {}}
     alike: dict[tuple[str, tuple[str, ...]], Entry] = {}
     for entry in [beside, *entries] if beside else entries:
-        alike.setdefault((entry.recipe, entry.settings), entry)
+        for measured in (entry, entry.pace):
+            alike.setdefault((measured.recipe, measured.settings), measured)
     names = {entry.name for entry in alike.values()}
     for _ in range(options.rounds):
         held["rounds"].append(made_by | {"steps_per_second": {entry.name: steps_per_second(entry, options) for entry in alike.values()}})
@@ -90,7 +91,8 @@ def measure_speed(entries: list[Entry], beside: Entry | None, options: argparse.
     speeds = undisturbed([turn["steps_per_second"] for turn in held["rounds"] if turn["steps_per_second"].keys() == names])
     scale = read_json(SYSTEMS_STEPS)["steps"][beside.name] / beside.training_seconds / speeds[beside.name] if beside else 1.0
     for entry in entries:
-        held["steps"][entry.name] = round(scale * speeds[alike[entry.recipe, entry.settings].name] * entry.training_seconds)
+        speed = speeds[alike[entry.pace.recipe, entry.pace.settings].name]
+        held["steps"][entry.name] = round(scale * speed * entry.pace.training_seconds)
     write(options.steps, held)
 
 
