@@ -33,13 +33,22 @@ def unpack_artifact(artifact: Artifact, out: Path) -> None:
     Raises:
         UserError: ``out`` holds something else, or cannot be written.
     """
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / CONFIG).exists())):
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not is_unpacked(out))):
         raise UserError(f"{out} exists and is not an unpacked artifact; choose another --out")
     weights = {name: parameter.detach().contiguous() for name, parameter in artifact.model.named_parameters()}
     write_bytes(out / WEIGHTS, safetensors.torch.save(weights, {"format": "pt"}))
     write_bytes(out / TOKENIZER, artifact.tokenizer.to_bytes())
     write_json(out / CONFIG, config_of(artifact))
     write_bytes(out / CARD, model_card(artifact).encode())
+
+
+def is_unpacked(folder: Path) -> bool:
+    """Whether its ``config.json`` is ours: other models' folders have files of the same names."""
+    try:
+        config = read_json(folder / CONFIG)
+    except UserError:
+        return False
+    return isinstance(config, dict) and config.get("model_type") == "bytefit"
 
 
 def config_of(artifact: Artifact) -> dict[str, Any]:

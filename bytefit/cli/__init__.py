@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
+from types import FrameType
+from typing import NoReturn
 
 from bytefit import __version__
 from bytefit.errors import CheckFailed, Interrupted, UserError
@@ -54,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = build_parser(words[0] if words else None).parse_args(words)
     try:
-        options.do(options)
+        with asked_to_end_like_ctrl_c():
+            options.do(options)
     except UserError as error:
         print(f"bytefit: {error}", file=sys.stderr)
         return 2
@@ -80,6 +85,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bytefit: {cannot_write(error.filename, error) if error.filename else error}", file=sys.stderr)
         return 2
     return 0
+
+
+@contextmanager
+def asked_to_end_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM, by which schedulers and containers stop a process, saves what Ctrl-C saves."""
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: signals are somebody else's business
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

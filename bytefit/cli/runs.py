@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
 
 from bytefit.cli.options import Verbs, add_recipe_options, add_run_options, add_verb, open_finished, out_of, recipe_of, show_result
 from bytefit.config import apply_settings, to_json
-from bytefit.errors import UserError
+from bytefit.errors import CheckFailed, UserError
 from bytefit.files import read_json, write_json
 from bytefit.ledger import Ledger
 from bytefit.progress import say
@@ -16,7 +17,7 @@ from bytefit.report.files import read_runs
 from bytefit.report.page import write_report
 from bytefit.report.scoreboard import scoreboard
 from bytefit.run.details import details_step
-from bytefit.run.folder import RunFolder
+from bytefit.run.folder import RunFolder, claimed
 from bytefit.run.pipeline import PACKING, counted, ledger_of, prepare, run
 from bytefit.run.steps import fresh, pack_step, train_step
 from bytefit.submit.bundle import with_room_for_code
@@ -60,13 +61,17 @@ def do_run(options: argparse.Namespace) -> None:
     summary = run(recipe, data=options.data, out=out, resume=options.resume, ranks=join_ranks())
     if summary is not None:
         show_result(options, summary, f"{scoreboard(summary)}\nreport: {out / 'report.html'}")
+        proof = RunFolder(out).proof
+        if recipe.score.proof_bytes and not read_json(proof)["holds"]:
+            raise CheckFailed(f"the proof did not hold; see {proof}")
 
 
 def do_train(options: argparse.Namespace) -> None:
     recipe, ranks = recipe_of(options), join_ranks()
     out = out_of(options, recipe)
-    folder, recipe, dataset = prepare(recipe, data=options.data, out=out, resume=options.resume, ranks=ranks)
-    train_step(folder, recipe, dataset, Ledger(), ranks, resume=options.resume)
+    with claimed(out) if ranks.is_first else nullcontext():
+        folder, recipe, dataset = prepare(recipe, data=options.data, out=out, resume=options.resume, ranks=ranks)
+        train_step(folder, recipe, dataset, Ledger(), ranks, resume=options.resume)
     if ranks.is_first:
         state = read_json(folder.checkpoint / "state.json")
         show_result(options, state, f"trained {state['step']} steps; checkpoint in {folder.checkpoint}; next: bytefit pack {out}")

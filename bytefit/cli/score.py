@@ -68,7 +68,13 @@ def _add_target(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--bytes", type=int, metavar="N", help="only the first N bytes of validation text, to the end of a document")
 
 
+def _check_bytes(options: argparse.Namespace) -> None:
+    if options.bytes is not None and options.bytes < 1:
+        raise UserError(f"--bytes {options.bytes} must be at least 1")
+
+
 def do_score(options: argparse.Namespace) -> None:
+    _check_bytes(options)
     if options.target.is_dir():
         _score_run(options)
         return
@@ -113,13 +119,14 @@ def _score_run(options: argparse.Namespace) -> None:
     if options.bytes is not None:
         recipe = apply_settings(recipe, [("score.max_bytes", str(options.bytes))])
     own, ledger = options.bytes is None and options.data is None, ledger_of(folder)
+    stem = "score" if own else "aside"  # a score of other text leaves the progress of the run's own alone
     with counted(folder, ledger, *SCORING, write=own and ranks.is_first):
-        record = score_step(folder, recipe, dataset, ledger, ranks, _streaming(options) if ranks.is_first else None)
+        record = score_step(folder, recipe, dataset, ledger, ranks, _streaming(options) if ranks.is_first else None, stem=stem)
         if own and ranks.is_first:
             write_json(folder.score, record)
     if not ranks.is_first:
         return
-    forget_progress(folder)
+    forget_progress(folder, stem)
     _bring_up_to_date(folder, recipe, dataset, ledger, changed=own)
     lines = [f"{name}: {part['bits_per_byte']:.5f} bits per byte" for name, part in record.items() if isinstance(part, dict)]
     _show(options, record, "\n".join(lines))
@@ -132,6 +139,7 @@ def _needed_data(options: argparse.Namespace) -> Dataset:
 
 
 def do_prove(options: argparse.Namespace) -> None:
+    _check_bytes(options)
     if options.target.is_dir():
         if options.protocol is not None:
             raise UserError(f"--protocol is for an artifact; a run is proven by its recipe (or name {options.target / 'model.bytefit'})")
@@ -158,8 +166,8 @@ def do_prove(options: argparse.Namespace) -> None:
 def _bring_up_to_date(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger, *, changed: bool) -> None:
     """A finished run's summary and report say what its score and its proof now are; its audit was of those before."""
     if changed and folder.summary.exists():
-        finish(folder, recipe, dataset, ledger)
         folder.audit.unlink(missing_ok=True)
+        finish(folder, recipe, dataset, ledger)
 
 
 def _prove_aside(artifact: Path, dataset: Dataset, num_bytes: int | None, protocol: CodedProtocol | None) -> Proof:

@@ -29,7 +29,7 @@ def do_show(options: argparse.Namespace) -> None:
         "recipe": to_json(recipe),
         "num_parameters": total,
         "budget_bytes": recipe.pack.budget_bytes,
-        "bits_per_parameter": 8 * recipe.pack.budget_bytes / total,
+        "bits_per_parameter": 8 * recipe.pack.artifact_bytes / total,
         "training_flops_per_token": 6 * forward,
         "parts": [
             {
@@ -37,7 +37,7 @@ def do_show(options: argparse.Namespace) -> None:
                 "role": r.role.value,
                 "shape": list(r.shape),
                 "parameters": r.parameters,
-                "budget_share_bytes": round(r.parameters * recipe.pack.budget_bytes / total),
+                "budget_share_bytes": round(r.parameters * recipe.pack.artifact_bytes / total),
                 "multiply_adds": r.multiply_adds,
             }
             for r in rows

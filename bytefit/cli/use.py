@@ -15,7 +15,7 @@ from bytefit.cli.protocols import CODED, protocol_of
 from bytefit.errors import UserError
 from bytefit.files import read_bytes, write_bytes
 from bytefit.progress import say
-from bytefit.score.compressed import compress, decompress
+from bytefit.score.compressed import compress, count_documents, decompress
 from bytefit.score.generate import generate
 from bytefit.score.windows import Full
 
@@ -110,6 +110,7 @@ def do_compress(options: argparse.Namespace) -> None:
     artifact = load_artifact(options.artifact)
     documents = [read_bytes(file) for file in options.files]
     out = options.out or options.files[0].with_name(options.files[0].name + ".bytefitz")
+    _check_can_become_files([out])
     protocol = protocol_of(artifact, options.protocol) if options.protocol else None
     assert not isinstance(protocol, Full)
     data = compress(artifact, documents, protocol)
@@ -120,10 +121,22 @@ def do_compress(options: argparse.Namespace) -> None:
     show_result(options, record, f"{out}: {size:,} -> {len(data):,} bytes ({bits_per_byte:.4f} bits per byte)")
 
 
+def _check_can_become_files(paths: list[Path]) -> None:
+    """Raises UserError for names of folders, and for a name that is given twice."""
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"--out {path} is a folder; name a file")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError("--out names a file twice; each document needs one of its own")
+
+
 def do_decompress(options: argparse.Namespace) -> None:
-    documents = decompress(load_artifact(options.artifact), read_bytes(options.file))
-    if len(documents) != len(options.out):
-        raise UserError(f"{options.file} holds {len(documents)} documents; --out names {len(options.out)}")
+    artifact, data = load_artifact(options.artifact), read_bytes(options.file)
+    count = count_documents(data)  # before minutes of decoding
+    if count != len(options.out):
+        raise UserError(f"{options.file} holds {count} documents; --out names {len(options.out)}")
+    _check_can_become_files(options.out)
+    documents = decompress(artifact, data)
     for path, document in zip(options.out, documents, strict=True):
         write_bytes(path, document)
     record = {"documents": [{"out": str(path), "bytes": len(document)} for path, document in zip(options.out, documents, strict=True)]}

@@ -129,6 +129,11 @@ def _checked(folder: Path, tokenizer: Tokenizer, train: TokenStream, val: TokenS
     for side, stream in (("training", train), ("validation", val)):
         if len(stream) < 2:
             raise UserError(f"{folder}: the {side} split holds {len(stream)} tokens; at least 2 are needed")
+        if side == "validation" and int(stream.read(0, 1)[0]) != BOS_ID:
+            raise UserError(
+                f"{folder}: the validation split does not begin with BOS (id {BOS_ID}), which stands before every document; "
+                "without it nobody knows where one ends"
+            )
         highest = stream.highest_id()
         if highest >= tokenizer.vocab_size:
             raise UserError(

@@ -25,6 +25,8 @@ from bytefit.quant.prune import PruneConfig
 
 RoleName = Literal["table", "attention", "attention_out", "mlp", "projection", "head"]
 RELATIVE_DIAL = 2.0**14  # from nothing but zeros to codes of 18 bits
+FINEST_GAIN_STEP = 2.0**-14
+GREATEST_GAIN_CODE = 1 << 20  # what the coder of codes takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +91,8 @@ class QuantConfig:
     low_rank: LowRankConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.gain_step is not None and not 0 < self.gain_step <= 1:
-            raise ValueError(f"gain_step {self.gain_step} must lie in (0, 1], or be null")
+        if self.gain_step is not None and not FINEST_GAIN_STEP <= self.gain_step <= 1:
+            raise ValueError(f"gain_step {self.gain_step} must lie in [{FINEST_GAIN_STEP:g}, 1], or be null")
 
     def rule_for(self, role: Role, block: int | None = None) -> MatrixQuant | None:
         """None for roles that are not rounded to a grid."""
@@ -232,10 +234,13 @@ class Quantiser:
         for info in self.infos:
             if info.name not in self.rules:
                 values = self.weights[info.name].numpy()
-                gains[info.name] = values if step is None else _gain_codes(values, step)
+                gains[info.name] = values if step is None else _gain_codes(info.name, values, step)
         return gains
 
 
-def _gain_codes(values: np.ndarray, step: float) -> Codes:
-    """One row of codes, whatever the shape was."""
+def _gain_codes(name: str, values: np.ndarray, step: float) -> Codes:
+    """One row of codes, whatever the shape was. Raises UserError where a gain is too large for a code."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if largest > GREATEST_GAIN_CODE * step:
+        raise UserError(f"{name} has grown to {largest:g}, too large for a gain_step of {step:g}; give --set pack.quant.gain_step=null")
     return Codes(np.round(values.reshape(1, -1) / step).astype(np.int32), RowSteps(np.array([step], dtype=np.float32), "float32"))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +104,37 @@ class RunFolder:
     def training_finished(self) -> bool:
         state = self.checkpoint / "state.json"
         return state.exists() and bool(read_json(state).get("finished"))
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Nobody else trains in the folder meanwhile: two runs would delete each other's checkpoints. It is made where it is missing, and goes
+    again if nothing comes to lie in it.
+
+    Raises:
+        UserError: another process has it, or it cannot be made.
+    """
+    existed = path.exists()
+    if existed and not path.is_dir():
+        raise UserError(f"{path} exists and is not a run folder; choose another --out")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"cannot make {path}: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is training in {path}; wait for it, or choose another --out") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(handle)
+        if not existed:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, world: int = 1) -> RunFolder:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from bytefit.data.dataset import Dataset
-from bytefit.errors import CheckFailed
 from bytefit.files import read_json, write_json
 from bytefit.ledger import Ledger
 from bytefit.model.inspect import num_parameters
@@ -18,7 +17,7 @@ from bytefit.recipes.recipe import Recipe
 from bytefit.report.page import write_report
 from bytefit.run.beside import compare_compressors, dataset_for, prove_step
 from bytefit.run.details import details_step
-from bytefit.run.folder import RunFolder, data_of, open_run
+from bytefit.run.folder import RunFolder, claimed, data_of, open_run
 from bytefit.run.steps import (
     check_before_training,
     fit_recipe_to,
@@ -35,13 +34,17 @@ PACKING, SCORING = ("calibrate", "fit", "encode"), ("score", "adapt")  # entries
 
 
 def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> dict[str, Any] | None:
-    """Do everything that is not done yet; returns the summary (None on ranks other than the first).
+    """Do everything that is not done yet; returns the summary (None on ranks other than the first), whether or not the proof holds.
 
     Raises:
         Interrupted: training was stopped; the checkpoint is saved.
-        CheckFailed: the proof did not hold.
         UserError: bad input of any kind.
     """
+    with claimed(out) if ranks.is_first else nullcontext():
+        return _run(recipe, data=data, out=out, resume=resume, ranks=ranks)
+
+
+def _run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> dict[str, Any] | None:
     folder, recipe, dataset = prepare(recipe, data=data, out=out, resume=resume, ranks=ranks)
     ledger = ledger_of(folder) if resume else Ledger()
     if folder.training_finished():
@@ -84,10 +87,7 @@ def run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ra
         step(folder.proof, [folder.pack], ("prove",), prove_it)
     step(folder.compressors, [folder.score], ("report",), compare_it)
     step(folder.details, [folder.pack, folder.score], (), look_closely)  # its seconds come on top of the compressors'
-    summary = finish(folder, recipe, dataset, ledger)
-    if recipe.score.proof_bytes and not read_json(folder.proof)["holds"]:
-        raise CheckFailed(f"the proof did not hold; see {folder.proof}")
-    return summary
+    return finish(folder, recipe, dataset, ledger)
 
 
 def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> tuple[RunFolder, Recipe, Dataset]:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bytefit.data.dataset import Dataset
 from bytefit.data.tokenizer import BOS_ID
 from bytefit.dtypes import DtypeName, resolve_dtype
 from bytefit.errors import UserError
-from bytefit.files import read_bytes, write_bytes, write_json
+from bytefit.files import read_bytes, read_json, write_bytes, write_json
 from bytefit.ledger import Entry, Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.optim.muon import ONE_RANK
@@ -49,6 +50,7 @@ from bytefit.score.windows import Full, Sliding
 from bytefit.train.batches import Batches
 from bytefit.train.choose import hold_out
 from bytefit.train.loop import train
+from bytefit.train.machine import describe_machine, hardware_of
 from bytefit.train.step import plans_of
 
 
@@ -85,7 +87,7 @@ def trained_model(folder: RunFolder, recipe: Recipe) -> LanguageModel:
     try:
         model.load_state_dict(trained_weights(folder))
     except RuntimeError:
-        raise UserError(f"the weights in {folder.checkpoint} do not fit recipe.json; train again") from None
+        raise UserError(f"the weights in {folder.checkpoint} do not fit recipe.json; train into another --out") from None
     return model.eval()
 
 
@@ -94,6 +96,8 @@ def check_before_training(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> Non
     stream, _ = hold_out(recipe.train, dataset.train)
     Batches(recipe.train, stream, recipe.seed, ranks)
     model = new_model(recipe)
+    if recipe.calibrate is not None and isinstance(recipe.calibrate.source, OwnText):
+        next(calibration_batches(recipe.calibrate, model, train=stream, tokenizer=dataset.tokenizer, seq_len=recipe.train.seq_len, seed=0))
     try:
         for plan in plans_of(model, recipe.train):
             model.run_plan(plan)
@@ -127,19 +131,30 @@ def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: 
         if held is not None and isinstance(held[1], dict) and held[1].get("wanted") == wanted:
             ledger.add({"calibrate": held[1]["seconds"]})  # whoever measured may have been stopped before it wrote a ledger
             return held[0]
-    model, before = trained_model(folder, recipe).to(device), ledger.read("calibrate")
+    model, before, read = trained_model(folder, recipe).to(device), ledger.read("calibrate"), 0
+
+    def counted(batches: Iterator[Tensor]) -> Iterator[Tensor]:
+        nonlocal read
+        for batch in batches:
+            read += 1
+            yield batch
+
     with ledger.measure("calibrate"):
-        batches = _batches(model, config, recipe, dataset, ledger)
+        batches = counted(_batches(model, config, recipe, dataset, ledger))
         bar = progress_bar(batches, total=-(-config.windows // config.batch_windows), desc="calibrating", unit=" batches")
         statistics = collect(model, bar, gradients=gradients, seed=recipe.seed)
-    save_statistics(folder.calibration, statistics, {"wanted": wanted, "seconds": ledger.read("calibrate") - before})
+    spent = ledger.read("calibrate") - before
+    save_statistics(folder.calibration, statistics, {"wanted": wanted, "seconds": spent, "batches": read})
     return statistics
 
 
 def _batches(model: LanguageModel, config: CalibrationConfig, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Iterator[Tensor]:
-    """The text to calibrate on; training text ends when the seconds that training left for it are used."""
+    """The text to calibrate on; training text ends when the seconds that training left for it are used, or its share of them where the
+    same text is read again: a forward pass for each block and for what stands around them, where the first took no less."""
     by_the_clock = recipe.train.reserved_seconds > 0 and isinstance(config.source, TrainingText)
     left = recipe.train.reserved_seconds - (ledger.read("average") if recipe.train.chooses_on_text else 0.0)
+    if config.sequential:
+        left /= 1 + 2 + len({info.block for info in model.parameter_infos() if info.block is not None})
     batches = 0
 
     def out_of_time() -> bool:
@@ -152,6 +167,16 @@ def _batches(model: LanguageModel, config: CalibrationConfig, recipe: Recipe, da
     return calibration_batches(
         config, model, train=dataset.train, tokenizer=dataset.tokenizer, seq_len=recipe.train.seq_len, seed=recipe.seed, stop_at=out_of_time
     )
+
+
+def _same_batches(model: LanguageModel, folder: RunFolder, recipe: Recipe, dataset: Dataset) -> list[Tensor]:
+    """What the calibration in the folder has read, once more: as much of it as the clock let it."""
+    config, held = recipe.calibrate, load_statistics(folder.calibration)
+    assert config is not None
+    text = calibration_batches(
+        config, model, train=dataset.train, tokenizer=dataset.tokenizer, seq_len=recipe.train.seq_len, seed=recipe.seed
+    )
+    return list(islice(text, held[1].get("batches") if held is not None else None))
 
 
 def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger, device: str = "cpu") -> Packed:
@@ -175,7 +200,7 @@ def pack_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         with ledger.measure("calibrate"):
             rounded = {name: torch.from_numpy(packed.quantised.weights(name)) for name, _ in model.named_parameters()}
             model.to(device)
-            statistics = recollect(model, rounded, list(_batches(model, recipe.calibrate, recipe, dataset, ledger)), statistics)
+            statistics = recollect(model, rounded, _same_batches(model, folder, recipe, dataset), statistics)
         packed = packed_with(statistics)
     say_where_training_aimed_elsewhere(recipe, packed.dial)
     write_bytes(folder.artifact, packed.data)
@@ -224,20 +249,22 @@ def score_step(
     ledger: Ledger,
     ranks: Ranks = ONE_RANK,
     on_chunk: Callable[[str, ChunkResult], None] | None = None,
+    stem: str = "score",
 ) -> dict[str, Any]:
     """Score the float model (full) and the artifact (full, sliding, and adapting where the recipe says how), on all ranks.
 
-    A score that was stopped goes on where it was, from the progress files in the folder; ``forget_progress`` removes them.
+    A score that was stopped goes on where it was, from the progress files in the folder, whose names begin with ``stem``;
+    ``forget_progress`` removes them.
     """
     settings = recipe.score
-    dtype = agreed_dtype(recipe.train.dtype, ranks)
+    dtype = _scoring_dtype(folder, recipe, ranks)
     tokens = val_tokens(dataset, settings.max_bytes)
     artifact = load_artifact(folder.artifact)
     check_fits(artifact, dataset)
     known = {"artifact": artifact.sha256, "dataset": dataset.sha256, "targets": len(tokens) - 1, "dtype": str(dtype)}
 
     def run(name: str, model: LanguageModel, protocol: ScoreProtocol, title: str) -> Score:
-        journal = Journal.of(folder.path, f"score_{name}", known | {"protocol": to_json(protocol)})
+        journal = Journal.of(folder.path, f"{stem}_{name}", known | {"protocol": to_json(protocol)})
         watch = Watch(title=title, ranks=ranks, journal=journal, on_chunk=None if on_chunk is None else partial(on_chunk, name))
         entry: Entry = "adapt" if name == "adapt" else "score"
         with ledger.measure(entry):
@@ -257,9 +284,19 @@ def score_step(
     return record | {"artifact_sha256": artifact.sha256, "dataset_sha256": dataset.sha256}
 
 
-def forget_progress(folder: RunFolder) -> None:
+def forget_progress(folder: RunFolder, stem: str = "score") -> None:
     """Once score.json is written."""
-    Journal.clear(folder.path, "score_*")
+    Journal.clear(folder.path, f"{stem}_*")
+
+
+def _scoring_dtype(folder: RunFolder, recipe: Recipe, ranks: Ranks) -> torch.dtype:
+    """Where the recipe leaves it to the machine: what training found, if this is the hardware that it found it on. Measured anew, a stopped
+    score might find the other one and begin again."""
+    state = read_json(folder.checkpoint / "state.json")
+    if recipe.train.dtype != "auto" or hardware_of(state["machine"]) != hardware_of(describe_machine(ranks.world)):
+        return agreed_dtype(recipe.train.dtype, ranks)
+    found: torch.dtype = getattr(torch, state["dtype"])
+    return found
 
 
 def agreed_dtype(name: DtypeName, ranks: Ranks) -> torch.dtype:

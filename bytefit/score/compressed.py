@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,25 +125,36 @@ def is_of(data: bytes, artifact_sha256: str, documents: list[bytes]) -> bool:
     return bool(magic == MAGIC and artifact_hash == bytes.fromhex(artifact_sha256)[:8] and checksum == _checksum(documents))
 
 
+def count_documents(data: bytes) -> int:
+    """How many documents a compressed file says that it holds; nothing is decoded. Raises UserError for another file."""
+    return int(_fields(data)[7])
+
+
+def _fields(data: bytes) -> tuple[Any, ...]:
+    """The fields of the header. Raises UserError where this is no compressed file of this format."""
+    if not data.startswith(MAGIC):
+        raise UserError("this is not a file that bytefit compress wrote (wrong magic number)")
+    if len(data) < _HEAD.size + _CHECKSUM.size:
+        raise UserError("the compressed file is cut short (no header)")
+    fields = _HEAD.unpack_from(data)
+    if fields[1] != VERSION:
+        raise UserError(f"the compressed file has format {fields[1]}; this program reads {VERSION}")
+    if zlib.crc32(data[: -_CHECKSUM.size]) != _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0]:
+        raise UserError("the compressed file is damaged or cut short (checksum mismatch)")
+    return fields
+
+
 def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
     """The documents again.
 
     Raises:
         UserError: not a compressed file, another artifact, another class of machine, or damaged data.
     """
-    if not data.startswith(MAGIC):
-        raise UserError("this is not a file that bytefit compress wrote (wrong magic number)")
-    if len(data) < _HEAD.size + _CHECKSUM.size:
-        raise UserError("the compressed file is cut short (no header)")
-    fields = _HEAD.unpack_from(data)
-    _, version, artifact_hash, checksum, threads, num_streams, num_tokens, num_documents, num_lengths, machine_size, protocol_size = fields
-    if version != VERSION:
-        raise UserError(f"the compressed file has format {version}; this program reads {VERSION}")
+    fields = _fields(data)
+    _, _, artifact_hash, checksum, threads, num_streams, num_tokens, num_documents, num_lengths, machine_size, protocol_size = fields
     if artifact_hash != bytes.fromhex(artifact.sha256)[:8]:
         raise UserError(f"the file was compressed with another artifact (its hash starts with {artifact_hash.hex()})")
     body = data[: -_CHECKSUM.size]
-    if zlib.crc32(body) != _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0]:
-        raise UserError("the compressed file is damaged or cut short (checksum mismatch)")
     protocol_start = _HEAD.size + machine_size
     lengths_start = protocol_start + protocol_size
     words_start = lengths_start + 4 * num_lengths

@@ -13,6 +13,7 @@ from bytefit.errors import UserError
 from bytefit.model.language_model import Cache
 
 DTYPE = torch.float32
+LEAST_TEMPERATURE = 1e-3  # below it logits overflow; at 0 nothing is divided
 
 
 def generate(
@@ -27,8 +28,12 @@ def generate(
     Raises:
         UserError: an option out of range.
     """
-    if not temperature >= 0 or not 0 < top_p <= 1 or num_tokens < 0:
-        raise UserError(f"temperature {temperature} must be at least 0, top_p {top_p} in (0, 1], tokens {num_tokens} at least 0")
+    if not (temperature == 0 or LEAST_TEMPERATURE <= temperature <= 1 / LEAST_TEMPERATURE):
+        raise UserError(f"temperature {temperature} must be 0 or lie in {LEAST_TEMPERATURE:g}..{1 / LEAST_TEMPERATURE:g}")
+    if not 0 < top_p <= 1 or num_tokens < 0:
+        raise UserError(f"top_p {top_p} must lie in (0, 1] and tokens {num_tokens} be at least 0")
+    if not 0 <= seed < 1 << 63:
+        raise UserError(f"seed {seed} must lie in 0..2^63 - 1")
     model, context = artifact.model, artifact.model.config.context
     generator = torch.Generator().manual_seed(seed)
     ids = [BOS_ID, *artifact.tokenizer.encode_exact(prompt)]

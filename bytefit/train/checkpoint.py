@@ -1,7 +1,8 @@
 """Checkpoints: every tensor of a run in one safetensors file, everything else in ``state.json``.
 
 ``state.json`` names the tensor file and is written last, by renaming: a run killed while saving keeps its previous
-checkpoint whole. Nothing is pickled.
+checkpoint whole. The finished state has a file of its own, since it lacks the averages of the one that it may follow at the same step.
+Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     parts = {part: getattr(checkpoint, part) for part in PARTS}
     tensors = {f"{part}/{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
     data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    name = f"step-{checkpoint.progress['step']:08d}.safetensors"
+    name = f"step-{checkpoint.progress['step']:08d}{'-finished' if checkpoint.progress['finished'] else ''}.safetensors"
     write_bytes(folder / name, data)
     write_json(folder / "state.json", {"tensors": name, **checkpoint.progress})
     for old in [*folder.glob("step-*.safetensors"), *folder.glob(".step-*.partial")]:  # a kill while writing leaves the latter
         if old.name != name:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
@@ -59,7 +60,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         name = state.pop("tensors")
         tensors = safetensors.torch.load(read_bytes(folder / name))
     except (KeyError, AttributeError, TypeError, safetensors.SafetensorError) as error:
-        raise UserError(f"the checkpoint in {folder} is damaged ({error}); train again without --resume") from None
+        raise UserError(f"the checkpoint in {folder} is damaged ({error}); remove that folder, and --resume begins anew") from None
 
     def below(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

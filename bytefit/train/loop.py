@@ -265,7 +265,7 @@ def _restore(
 
     def check(found: dict[str, Tensor], what: str) -> None:
         if {name: t.shape for name, t in found.items()} != {name: p.shape for name, p in parameters.items()}:
-            raise UserError(f"the checkpoint's {what} belong to another model; train into another --out, or without --resume")
+            raise UserError(f"the checkpoint's {what} belong to another model; train into another --out")
 
     check(checkpoint.weights, "weights")
     with torch.no_grad():

@@ -81,3 +81,12 @@ def test_a_folder_of_something_else_is_left_alone(tiny_run, tmp_path, capsys) ->
     assert main(["unpack", str(tiny_run.artifact), "--out", str(tmp_path)]) == 2
     assert "is not an unpacked artifact" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "gpt2"}', "[]", "{"])
+def test_a_folder_of_another_model_is_left_alone(tiny_run, tmp_path, config) -> None:
+    """Models of other programs lie in files of the same names."""
+    for name in UNPACKED:
+        (tmp_path / name).write_text(config)
+    assert main(["unpack", str(tiny_run.artifact), "--out", str(tmp_path)]) == 2
+    assert all((tmp_path / name).read_text() == config for name in UNPACKED)

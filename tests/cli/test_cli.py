@@ -78,6 +78,33 @@ def test_verbs_on_an_artifact(tiny_run, dataset, tmp_path, capsys) -> None:
     assert json.loads(out)["text"].startswith("The")
 
 
+def test_mistakes_with_an_artifact_are_said_before_the_work(tiny_run, tmp_path, capsys, monkeypatch) -> None:
+    artifact, text, out = tiny_run.artifact, tmp_path / "a.txt", tmp_path / "both.z"
+    text.write_bytes(b"The quiet river. ")
+    assert run(capsys, "compress", artifact, text, text, "--out", out)[0] == 0
+
+    def too_late(*arguments: object) -> None:
+        raise AssertionError("it should have been said before")
+
+    for name in ("compress", "decompress"):
+        monkeypatch.setattr(f"bytefit.cli.use.{name}", too_late)
+    (tmp_path / "cut.z").write_bytes(out.read_bytes()[:-1])
+    for words, message in (
+        (("compress", artifact, text, "--out", tmp_path), "is a folder; name a file"),
+        (("decompress", artifact, out, "--out", tmp_path / "one"), "holds 2 documents; --out names 1"),
+        (("decompress", artifact, out, "--out", tmp_path / "one", tmp_path), "is a folder; name a file"),
+        (("decompress", artifact, out, "--out", tmp_path / "one", tmp_path / "one"), "names a file twice"),
+        (("decompress", artifact, tmp_path / "cut.z", "--out", tmp_path / "one"), "damaged or cut short"),
+        (("generate", artifact, "--temperature", "inf"), "temperature inf must be 0 or lie in"),
+        (("generate", artifact, "--temperature", "1e-40"), "temperature 1e-40 must be 0 or lie in"),
+        (("generate", artifact, "--seed", str(1 << 64)), "must lie in 0..2^63 - 1"),
+    ):
+        code, _, err = run(capsys, *words)
+        assert code == 2
+        assert message in err
+        assert len(err.strip().splitlines()) == 1
+
+
 def test_repl_continues_line_after_line(tiny_run, capsysbinary, monkeypatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"The river\n\nA quiet")))
     assert main(["generate", str(tiny_run.artifact), "--repl", "--tokens", "5"]) == 0
@@ -184,6 +211,9 @@ def test_data_build_and_its_record(write, tmp_path, capsys, documents) -> None:
         (["run", "pocket", "--seconds", "1", "--steps", "1"], "not both"),
         (["run", "pocket", "--seconds", "-1"], "must be above 0"),
         (["run", "pocket", "--bytes", "0"], "budget_bytes 0"),
+        (["run", "pocket", "--set", "pack.quant.gain_step=1e-7"], "gain_step 1e-07 must lie in"),
+        (["score", "/nowhere.bytefit", "--data", "x", "--bytes", "0"], "--bytes 0 must be at least 1"),
+        (["prove", "/nowhere.bytefit", "--data", "x", "--bytes", "-5"], "--bytes -5 must be at least 1"),
         (["run", "pocket", "--data", "/nowhere"], "is not a folder"),
         (["score", "/nowhere.bytefit", "--data", "x"], "cannot read /nowhere.bytefit"),
         (["generate", "/nowhere.bytefit"], "cannot read /nowhere.bytefit"),
@@ -241,6 +271,7 @@ def test_what_is_impossible_is_said_before_training(dataset, tmp_path, capsys) -
         (("--bytes", "500"), "a budget of 500 bytes is impossible"),
         (("--set", 'train.loader={"type": "SequentialConfig", "num_spans": 7}'), "does not divide into 7 spans"),
         (("--set", "model.dim=33"), "num_heads 2 must divide dim 33"),
+        (("--set", 'calibrate.source={"type": "OwnText", "path": "/nowhere.txt"}'), "cannot read /nowhere.txt"),
     ):
         code, _, err = run(capsys, *base, *wrong)
         assert code == 2

@@ -134,6 +134,14 @@ def test_token_ids_beyond_the_vocabulary(dataset, tmp_path) -> None:
         open_dataset(tmp_path)
 
 
+def test_validation_text_without_document_marks_is_refused(dataset, tmp_path) -> None:
+    shutil.copy(dataset.folder / "tokenizer.model", tmp_path)
+    write_shards(tmp_path, "train", [dataset.train.all().astype(np.uint16)])
+    write_shards(tmp_path, "val", [dataset.val.all()[1:].astype(np.uint16)])
+    with pytest.raises(UserError, match="validation split does not begin with BOS"):
+        open_dataset(tmp_path)
+
+
 def test_sequential_loader_follows_the_contest(tmp_path) -> None:
     """Eight spans a step, each rows * T + 1 tokens, read one after another (Parameter Golf baseline)."""
     stream = TokenStream([np.arange(1000, dtype=np.uint16)])

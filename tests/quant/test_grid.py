@@ -11,7 +11,7 @@ from bytefit.errors import UserError
 from bytefit.quant.clip import FixedClip, Percentile, RowMaximum, Searched, Shrunk, Sigmas
 from bytefit.quant.gptq import Gptq
 from bytefit.quant.grid import EqualDamageGrid, RowGrid, StepGrid, integer_grid
-from bytefit.quant.quantise import MatrixQuant
+from bytefit.quant.quantise import FINEST_GAIN_STEP, MatrixQuant, _gain_codes
 from tests.quant import reference
 from tests.quant.tools import config_of, info, normal_weights, quantise, quantise_all, quantise_model, second_moment, uneven_inputs
 
@@ -323,3 +323,11 @@ def test_weights_that_are_no_numbers_are_one_clear_line(grid, bad) -> None:
 def test_impossible_settings_are_refused(make) -> None:
     with pytest.raises(ValueError, match=r"must|needs|name|give"):
         make()
+
+
+def test_gains_that_no_code_can_hold_are_one_clear_line() -> None:
+    values = np.array([1.0, -60.0], dtype=np.float32)
+    codes = _gain_codes("blocks.0.scale", values, FINEST_GAIN_STEP).codes
+    assert encode_codes([codes], [0])
+    with pytest.raises(UserError, match=r"blocks.0.scale has grown to 70.*gain_step=null"):
+        _gain_codes("blocks.0.scale", values * 70 / 60, FINEST_GAIN_STEP)

@@ -27,7 +27,7 @@ from bytefit.quant.quantise import MatrixQuant, QuantConfig
 from bytefit.recipes import find_recipe
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.folder import RunFolder
-from bytefit.run.steps import _batches, calibrate_step, pack_step, trained_model
+from bytefit.run.steps import _batches, _same_batches, calibrate_step, pack_step, trained_model
 
 GPTQ = MatrixQuant(grid=integer_grid(6), rounding=Gptq())
 EQUAL = MatrixQuant(grid=EqualDamageGrid())
@@ -279,6 +279,16 @@ def test_calibration_has_what_choosing_leaves_of_the_reserve(folder, dataset, ch
     with ledger.measure("calibrate"):
         found = list(_batches(trained_model(folder, recipe), recipe.calibrate, recipe, dataset, ledger))
     assert len(found) == batches
+
+
+def test_text_that_is_read_again_block_by_block_has_its_share_of_the_clock(folder, dataset) -> None:
+    """Five passes in all (two blocks, what stands around them, and the first one), over as much text as the first was given."""
+    train = dataclasses.replace(folder.read_recipe().train, steps=None, seconds=240.0, reserve_seconds=60.0)
+    for sequential, batches in ((False, 8), (True, 1)):
+        recipe = dataclasses.replace(recipe_of(folder, windows=16, sequential=sequential), train=train)
+        calibrate_step(folder, recipe, dataset, Ledger({"calibrate": 10.0}))  # that much was spent before
+        text = _same_batches(trained_model(folder, recipe), folder, recipe, dataset)
+        assert len(text) == batches
 
 
 def test_calibration_takes_its_seconds_from_the_clock() -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 
 import pytest
+import torch
 
 from bytefit.cli import main
 from bytefit.optim.schedule import lr_scale
-from bytefit.run.folder import RunFolder
+from bytefit.run import steps
+from bytefit.run.folder import RunFolder, claimed
 from bytefit.run.pipeline import run
 from bytefit.train import loop
 from bytefit.train.machine import describe_machine
@@ -40,14 +43,81 @@ def test_steps_one_by_one_leave_what_a_run_leaves(dataset, tmp_path, capsys) -> 
 
 def test_scoring_a_run_again_brings_its_summary_up_to_date(tiny_run, tmp_path) -> None:
     folder = RunFolder(shutil.copytree(tiny_run.path, tmp_path / "run"))
-    folder.audit.write_text("[]")
+    assert main(["audit", str(folder.path)]) == 0
+    assert main(["report", str(folder.path)]) == 0
+    audited = re.compile(r"\d+ pass")
+    assert audited.search(folder.report.read_text())
     summary = json.loads(folder.summary.read_text())
     folder.summary.write_text(json.dumps(summary | {"val_bpb_full": 9.0, "proof_restored": False}))
     assert main(["score", str(folder.path)]) == 0
     assert json.loads(folder.summary.read_text())["val_bpb_full"] == summary["val_bpb_full"]
     assert not folder.audit.exists()
+    assert not audited.search(folder.report.read_text())  # it was of the files before
     assert main(["prove", str(folder.path)]) == 0
     assert json.loads(folder.summary.read_text())["proof_restored"] is True
+
+
+def test_a_score_aside_leaves_the_progress_of_the_runs_own_alone(tiny_run, tmp_path) -> None:
+    folder = RunFolder(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    own, aside = folder.path / ".score_full.12345678.progress", folder.path / ".aside_full.12345678.progress"
+    for path in (own, aside):
+        path.write_bytes(b"of an earlier process")
+    assert main(["score", str(folder.path), "--bytes", "1000"]) == 0
+    assert own.exists()
+    assert not list(folder.path.glob(".aside_*"))
+    assert main(["score", str(folder.path)]) == 0
+    assert not list(folder.path.glob(".*.progress"))
+
+
+def test_a_score_is_in_the_dtype_that_training_found(tiny_run, tmp_path, monkeypatch) -> None:
+    """Timed anew, a score that was stopped might find the other one, and begin again. On other hardware it is timed."""
+    folder = RunFolder(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    state_path = folder.checkpoint / "state.json"
+    state = json.loads(state_path.read_text())
+    found = getattr(torch, state["dtype"])
+    other = torch.float32 if found is torch.bfloat16 else torch.bfloat16
+    monkeypatch.setattr(steps, "resolve_dtype", lambda name, device: other)
+    assert main(["score", str(folder.path), "--bytes", "1000"]) == 0
+    recipe = folder.read_recipe()
+    assert recipe.train.dtype == "auto"
+    assert steps._scoring_dtype(folder, recipe, ONE_RANK) is found
+    state_path.write_text(json.dumps(state | {"machine": state["machine"] | {"cpu": "another"}}))
+    assert steps._scoring_dtype(folder, recipe, ONE_RANK) is other
+
+
+def test_a_proof_that_does_not_hold_is_shown_and_ends_with_1(tiny_run, dataset, tmp_path, capsys) -> None:
+    folder = RunFolder(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    proof = json.loads(folder.proof.read_text())
+    folder.proof.write_text(json.dumps(proof | {"holds": False, "restored": False}))
+    words = ["run", "pocket", "--size", "tiny", "--data", str(dataset.folder), "--out", str(folder.path), "--resume", "--json"]
+    assert main(words) == 1
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["proof_restored"] is False
+    assert "the proof did not hold" in shown.err
+
+
+def test_a_folder_has_one_run_at_a_time(tiny_run, dataset, tmp_path, capsys) -> None:
+    out = shutil.copytree(tiny_run.path, tmp_path / "run")
+    words = ["pocket", "--size", "tiny", "--data", str(dataset.folder), "--out", str(out), "--resume"]
+    with claimed(out):
+        for verb in ("run", "train"):
+            assert main([verb, *words]) == 2
+            assert f"another process is training in {out}" in capsys.readouterr().err
+    assert main(["train", *words]) == 0
+
+
+def test_asked_to_end_it_ends_as_by_ctrl_c(dataset, tmp_path, capsys, monkeypatch) -> None:
+    """Wherever it is: a score keeps its progress on KeyboardInterrupt."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def asked(*arguments, **options) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr("bytefit.cli.runs.run", asked)
+    assert main(["run", "pocket", "--size", "tiny", "--data", str(dataset.folder), "--out", str(tmp_path / "run")]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_run_of_an_earlier_version_goes_on(tiny_run, dataset, tmp_path) -> None:

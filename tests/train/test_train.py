@@ -145,6 +145,28 @@ def test_a_finished_run_that_is_resumed_keeps_its_seconds(dataset, tmp_path) -> 
     assert again.seconds["average"] > 0
 
 
+def test_a_kill_between_the_files_of_the_last_state_keeps_the_averages(dataset, tmp_path, monkeypatch) -> None:
+    """The finished state follows one of the same step, which has averages to choose among; until it is whole that one counts."""
+    from bytefit.train import checkpoint
+
+    settings = config(average=AverageConfig(ema_decay=0.9, use="held_out", held_out_tokens=500))
+    undisturbed = train_tiny(dataset, tmp_path / "a", settings)
+    real = checkpoint.write_json
+
+    def killed(path, value) -> None:
+        if value["finished"]:
+            raise KeyboardInterrupt
+        real(path, value)
+
+    monkeypatch.setattr(checkpoint, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(dataset, tmp_path / "b", settings)
+    monkeypatch.setattr(checkpoint, "write_json", real)
+    assert load_checkpoint(tmp_path / "b" / "checkpoint").average.keys() == {f"ema/{name}" for name in undisturbed}
+    assert same(train_tiny(dataset, tmp_path / "b", settings, resume=True), undisturbed)
+    assert len(list((tmp_path / "b" / "checkpoint").glob("*.safetensors"))) == 1
+
+
 def test_signal_saves_and_resume_goes_on_bit_for_bit(dataset, tmp_path, monkeypatch) -> None:
     undisturbed = train_tiny(dataset, tmp_path / "a", config(average=AverageConfig(ema_decay=0.9)))
     real, count = Stepper.step, []
