@@ -82,6 +82,27 @@ def pocket_section(title: str, record: dict[str, Any]) -> list[str]:
     return lines
 
 
+def next_megabyte_section(record: dict[str, Any]) -> list[str]:
+    """What was scored on text that no choice has seen, beside the megabyte of the tables."""
+    lines = [
+        "## Text that no choice has seen",
+        "",
+        provenance(record),
+        "The parts and the window of `pocket` were chosen on the first 300 kB of the validation text ([log](log.md)). Here artifacts of the "
+        "table of systems are scored on the megabyte of the tables and on the one after it; how hard a text is the compressors show.",
+        "",
+        "| | text | bytes | sliding | by its own protocol |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for row in record["rows"]:
+        name = f"`{row['recipe']}`, seed {row['seed']}"
+        lines.append(f"| {name} | {row['text']} megabyte | {row['bytes']:,} | {row['sliding']:.4f} | {row['own']:.4f} |")
+    for name in record["compressors"]["first"]:
+        for text, found in record["compressors"].items():
+            lines.append(f"| {name} | {text} megabyte | | | {found[name]:.4f} |")
+    return [*lines, ""]
+
+
 def throughput_section(record: dict[str, Any]) -> list[str]:
     no_bf16 = record["machine"].get("cpu_bf16") == "none"
     lines = [
@@ -272,6 +293,9 @@ def main() -> None:
     peers = read("peers")
     if peers:
         lines += peers_section(peers, read("half_megabyte"))
+    unseen = read("next_megabyte")
+    if unseen:
+        lines += next_megabyte_section(unseen)
     for name in SYSTEMS:
         write_between(ROOT / "docs" / "systems" / f"{name}.md", "figures", system_figures(name, systems, steps, gpu))
     scaling, between = read_lines("scaling"), [row for row in systems if row["name"] == "pocket" and not dagger([row], steps)]
