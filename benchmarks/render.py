@@ -88,8 +88,8 @@ def next_megabyte_section(record: dict[str, Any]) -> list[str]:
         "## Text that no choice has seen",
         "",
         provenance(record),
-        "The parts and the window of `pocket` were chosen on the first 300 kB of the validation text ([log](log.md)). Here artifacts of the "
-        "table of systems are scored on the megabyte of the tables and on the one after it; how hard a text is the compressors show.",
+        "The parts and the window of `pocket` were chosen on the first 300 kB of the validation text ([log](log.md)). Here artifacts of "
+        "the table of systems are scored on the megabyte of the tables and on the one after it; how hard a text is the compressors show.",
         "",
         "| | text | bytes | sliding | by its own protocol |",
         "| --- | --- | ---: | ---: | ---: |",
