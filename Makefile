@@ -37,4 +37,4 @@ pictures: $(STAMP)
 	$(BIN)/python benchmarks/pictures.py $(RUNS)
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) runs/demo .pytest_cache .mypy_cache .ruff_cache build *.egg-info

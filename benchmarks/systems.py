@@ -6,7 +6,7 @@
 The clock is 300 s of training on two cores, turned into steps by ``speed`` (``timed.py`` says why). Each run is fitted to 1,000,000 bytes
 with everything inside, scored on the first MB of validation text (whole documents), proven and audited. Where ``as_submitted`` differs from
 a recipe it has rows of its own, of as many steps: of one seed the two forms begin with the same weights and end at the same place in the
-text, so that their difference is what differs in them.
+text (but #1171's, whose loader knows that held-out text is missing), so that their difference is what differs in them.
 """
 
 from timed import Entry, main

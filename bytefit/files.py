@@ -13,12 +13,20 @@ from bytefit.errors import UserError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write the whole file or nothing: to a neighbour first, then renamed over ``path``.
+    """Write the whole file or nothing: to a neighbour first, then renamed over ``path`` (or what it is a link to). What is no file, such as
+    ``/dev/stdout``, is written to as it is.
 
     Raises:
         UserError: no space left, no permission, or the folder is missing.
     """
     path = path.absolute()
+    if path.exists() and not path.is_file() and not path.is_dir():
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        return
+    path = path.resolve()
     temporary = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,6 +19,8 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
+from bytefit.progress import say
+
 Wait = Callable[[], object]
 LEAVES_TOGETHER = (0, 130)  # exit codes that all ranks have in common: done, and interrupted
 MOST_THREADS = 8
@@ -102,11 +104,16 @@ def join_ranks() -> Ranks:
     cuda = torch.cuda.is_available()
     if not dist.is_torchelastic_launched():
         return Ranks(0, 1, "cuda" if cuda else "cpu")
+    local_world = int(os.environ["LOCAL_WORLD_SIZE"])  # torchrun's own contract, not configuration of ours
+    if cuda and torch.cuda.device_count() < local_world:
+        cuda = False
+        if os.environ["LOCAL_RANK"] == "0":
+            say(f"{torch.cuda.device_count()} GPUs are too few for {local_world} processes here: computing on the CPU")
     if not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     rank, world = dist.get_rank(), dist.get_world_size()
     if cuda:
-        local = int(os.environ["LOCAL_RANK"])  # torchrun's own contract, not configuration of ours
+        local = int(os.environ["LOCAL_RANK"])
         torch.cuda.set_device(local)
         return Ranks(rank, world, f"cuda:{local}")
     return Ranks(rank, world, "cpu")

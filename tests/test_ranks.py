@@ -49,6 +49,25 @@ def test_only_ranks_that_all_end_say_good_bye(monkeypatch, code, together) -> No
     assert done[: 1 + together] == ["left"] * together + [code]
 
 
+@pytest.mark.parametrize(("gpus", "backend", "device"), [(1, "gloo", "cpu"), (2, "nccl", "cuda:1")])
+def test_more_processes_than_gpus_compute_on_the_cpu(monkeypatch, capsys, gpus, backend, device) -> None:
+    """The README's line for two ranks runs on a machine with one GPU too."""
+    started = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", started.append)
+    for name, value in {"is_torchelastic_launched": True, "is_initialized": False, "get_rank": 1, "get_world_size": 2}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout: started.append(backend))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert ranks_module.join_ranks() == Ranks(1, 2, device)
+    assert started == [backend] + [1] * (gpus == 2)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    ranks_module.join_ranks()
+    assert ("1 GPUs are too few for 2 processes" in capsys.readouterr().err) == (gpus == 1)
+
+
 def test_without_ranks_an_error_is_python_s_own() -> None:
     script = "from bytefit.ranks import run_process\nrun_process(lambda: int('x'))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -57,6 +57,15 @@ class PackConfig:
         return self.budget_bytes - self.code_bytes
 
 
+SPARE_BYTES = 256
+
+
+def room_for_code(script_bytes: int) -> int:
+    """What a script of this size is given: more than it takes, for its size still changes by a few bytes until it is handed in (the
+    vocabulary of the dataset, the dtype of the scores, another version of Python), and the artifact must come out the same then."""
+    return -(-(script_bytes + SPARE_BYTES) // SPARE_BYTES) * SPARE_BYTES
+
+
 @dataclass(frozen=True)
 class Packed:
     """A finished artifact.

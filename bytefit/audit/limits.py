@@ -61,6 +61,8 @@ def _calibration_time(run: Evidence) -> Finding:
     config, train = run.recipe.calibrate, run.recipe.train
     later = ["average"] if train.chooses_on_text else []
     later += ["calibrate"] if config is not None and isinstance(config.source, TrainingText) else []
+    if run.recipe.size == "full" and train.seconds is not None and train.seconds > CONTEST_SECONDS:
+        return failed(31, f"trained for {train.seconds:g} s by the clock; the contest's size has {CONTEST_SECONDS:g}")
     if not later:
         return skipped(31, "nothing is chosen or calibrated on training text after training")
     if train.seconds is None:
@@ -73,10 +75,12 @@ def _calibration_time(run: Evidence) -> Finding:
 
 
 def _scoring_time(run: Evidence) -> Finding:
-    spent = run.seconds.get("score", 0.0) + run.seconds.get("adapt", 0.0)
+    """Of the score that is handed in; the others that a run makes are its own affair."""
+    name = run.recipe.score.headline
+    spent = float(run.scores.get(name, {}).get("seconds", 0.0))
     if run.recipe.size != "full":
-        return skipped(32, f"{spent:.1f} s of scoring; only the contest's size has a limit")
-    return judged(32, 0 < spent <= CONTEST_SECONDS, f"{spent:.1f} s of scoring, {CONTEST_SECONDS:g} s allowed")
+        return skipped(32, f"{spent:.1f} s of scoring ({name}); only the contest's size has a limit")
+    return judged(32, 0 < spent <= CONTEST_SECONDS, f"{spent:.1f} s of scoring ({name}), {CONTEST_SECONDS:g} s allowed")
 
 
 def _timers(run: Evidence) -> Finding:

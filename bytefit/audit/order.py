@@ -15,6 +15,7 @@ from bytefit.audit.evidence import Evidence
 from bytefit.audit.findings import Finding, failed, judged, passed, skipped
 from bytefit.audit.probes import Answer, Scorer, documents_apart, future_change, prefix_alone
 from bytefit.data.tokenizer import BOS_ID
+from bytefit.errors import UserError
 from bytefit.files import read_bytes
 from bytefit.model.language_model import LanguageModel
 from bytefit.quant.calibrate import OwnText
@@ -29,6 +30,7 @@ from bytefit.score.windows import Sliding
 PROBE_WINDOWS = 5  # windows of text that a probe scores
 PROBE_TOKENS = 2560  # but of long windows only as many as this holds, and at least two
 LEAST_OF_A_PROOF = 0.02  # the slack of a proof may be so much of its bits
+EXCERPT_BYTES = 256  # of a document: so much of it in another text is no chance
 PROBE_ROWS = 256  # targets in a window whose distributions are made one by one
 RowMaker = Callable[[int, float], np.ndarray]  # (target, temperature) → probabilities (V,), from the tokens before the target alone
 
@@ -145,9 +147,18 @@ def _calibration(run: Evidence) -> Finding:
         return skipped(11, "nothing is calibrated")
     if not isinstance(config.source, OwnText):
         return passed(11, f"calibrated on {type(config.source).__name__}, which holds no validation text")
-    text = read_bytes(Path(config.source.path))
-    inside = [document for document in run.dataset.val_documents() if len(document) > 64 and document in text]
-    return judged(11, not inside, f"{len(inside)} validation documents stand in {config.source.path}")
+    try:
+        text = read_bytes(Path(config.source.path))
+    except UserError as error:
+        return failed(11, f"what it was calibrated on is gone: {error}")
+    inside = [document for document in run.dataset.val_documents() if any(piece in text for piece in pieces_of(document))]
+    return judged(11, not inside, f"of {len(inside)} validation documents {EXCERPT_BYTES} bytes or all stand in {config.source.path}")
+
+
+def pieces_of(document: bytes) -> list[bytes]:
+    """What would be found of a document in a text that holds an excerpt of it; nothing of one that says next to nothing."""
+    whole = [document] if 64 < len(document) < EXCERPT_BYTES else []
+    return whole + [document[i : i + EXCERPT_BYTES] for i in range(0, len(document) - EXCERPT_BYTES + 1, EXCERPT_BYTES)]
 
 
 def _training_data(run: Evidence) -> Finding:

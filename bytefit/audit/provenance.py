@@ -7,7 +7,9 @@ import math
 from bytefit.audit.evidence import Evidence
 from bytefit.audit.findings import Finding, judged, skipped
 from bytefit.files import read_bytes
+from bytefit.run.pipeline import ledger_of
 
+ROUNDING = 0.01  # seconds: what sums of rounded entries may be apart
 FILES = ("recipe", "env", "metrics", "artifact", "pack", "score", "summary", "report")
 
 
@@ -57,9 +59,19 @@ def disagreements(run: Evidence) -> list[str]:
         "val_bytes": scores["full"]["bytes"],
         "artifact_bytes": len(read_bytes(run.folder.artifact)),
         "budget_bytes": run.recipe.pack.budget_bytes,
+        "bytes_by_part": run.pack.get("parts"),
         "steps": run.state.get("step"),
         "dataset_sha256": run.dataset.sha256,
     } | {f"proof_{key}": run.proof.get(key) for key in ("bytes_in", "bytes_out", "restored", "agreement")}
+    if run.folder.ledger.exists():  # folders of older versions lack it
+        spent, said = ledger_of(run.folder).to_json(), summary.get("ledger", {})
+        found += [
+            f"summary.json says {entry} {said.get(entry, 0.0)} s, its sources {spent.get(entry, 0.0)}"
+            for entry in sorted(spent.keys() | said.keys())
+            if abs(spent.get(entry, 0.0) - said.get(entry, 0.0)) > ROUNDING
+        ]
+        if abs(summary.get("train_seconds", 0.0) - spent.get("train", 0.0)) > ROUNDING:
+            found.append(f"summary.json says train_seconds {summary.get('train_seconds')}, its sources {spent.get('train', 0.0)}")
     return found + [
         f"summary.json says {key} {summary.get(key)}, its sources {value}" for key, value in wanted.items() if summary.get(key) != value
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from bytefit.files import write_bytes, write_json
 from bytefit.progress import progress_bar, say
 
 ENCODE_BATCH = 256
+OF_A_DATASET = re.compile(r"dataset\.json|tokenizer\.model|(train|val)_\d{6}\.bin|\..*\.partial")  # the files of its folder
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,9 @@ def build_dataset(
     out = out.absolute()
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "dataset.json").exists())):
         raise UserError(f"{out} exists and is not a dataset; choose another --out")
+    others = sorted(path.name for path in out.iterdir() if not OF_A_DATASET.fullmatch(path.name)) if out.exists() else []
+    if others:
+        raise UserError(f"{out} holds {others[0]} beside the dataset, which would be lost with it; move that, or choose another --out")
     if tokenizer_file is not None:
         tokenizer = read_tokenizer(tokenizer_file)
         made: Any = {"file": tokenizer_file.name}

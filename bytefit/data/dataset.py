@@ -115,6 +115,9 @@ def _open_contest(folder: Path) -> Dataset:
     models = sorted(folder.glob("*.model")) or sorted((folder.absolute().parent.parent / "tokenizers").glob("*.model"))
     if not train or not val:
         raise UserError(f"{folder} holds neither dataset.json nor *train*.bin and *val*.bin shards")
+    sidecars = [path.name for path in val if "_bytes_" in path.name]
+    if sidecars:
+        raise UserError(f"{folder} holds {sidecars[0]}: tables of bytes beside the text (CaseOps) are not read; use shards without them")
     if len(models) != 1:
         raise UserError(f"{folder} has {len(models)} tokenizer .model files; put the one that made the shards there")
     tokenizer = read_tokenizer(models[0])

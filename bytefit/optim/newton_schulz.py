@@ -10,14 +10,17 @@ from torch import Tensor
 CoefficientsName = Literal["quintic", "polar_express"]
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # Keller Jordan's, the same polynomial every time
-# One polynomial an iteration, each the best for the range that the one before leaves (Polar Express, arXiv 2505.16932); after the
-# last one listed it stays the same. As published, before the safety factor below.
+# One polynomial an iteration, each the best for the range that the one before leaves (Polar Express, arXiv 2505.16932); the last one,
+# which is that of Newton and Schulz, stays the same from there on, and alone goes without the safety factor below. As published.
 POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
     (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
 )
 SAFETY = 1.01  # rounding may push a singular value above the range that a polynomial was made for
 EPSILON = 1e-7
@@ -27,7 +30,7 @@ def coefficients_of(name: CoefficientsName, iterations: int) -> list[tuple[float
     """(a, b, c) of ``x ← a x + b x³ + c x⁵`` for each iteration."""
     if name == "quintic":
         return [QUINTIC] * iterations
-    safe = [(a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in POLAR_EXPRESS]
+    safe = [*((a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in POLAR_EXPRESS[:-1]), POLAR_EXPRESS[-1]]
     return [safe[min(i, len(safe) - 1)] for i in range(iterations)]
 
 

@@ -30,7 +30,7 @@ class RowGrid:
     """A step a row.
 
     Attributes:
-        lowest, highest: end points of the codes; both None leaves them open. Int8 is −127…127; PR #578 used −32…31.
+        lowest, highest: end points of the codes; both None leaves them open. Int8 is −127…127; PR #128 packed −32…31, PR #578 −31…31.
         levels: steps between zero and the row's reach (None: ``highest``).
         clip: how far a row reaches.
         floor: no step is smaller than this (1/31, 1/15 in the contest); None, or it destroys rows of small weights.

@@ -23,7 +23,7 @@ def pr578(*, as_submitted: bool = False) -> Recipe:
     EMA alone (snapshots were collected and never used; here held-out training text chooses), the inverse second moment without its Cholesky
     factor, and calibration on training text after the clock, not inside.
 
-    The original's steps are never finer than 1/31, which rounds most weights to zero; here they have no floor.
+    The original's steps are never finer than 1/31, which rounds the small weights of a short run to zero; here they have no floor.
     """
     base = eleven_layers("pr578", bigram_buckets=2048, mlp=ReluSquaredConfig(width=3.0), side_table_gain=SIDE_TABLE_GAIN)
     fake_quant = FakeQuantConfig(rounding=StraightThrough(), lowest=-32, highest=31, clip=Percentile(share=0.9995), below=0.5)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from scipy import stats
 from bytefit.config import first_difference
 from bytefit.errors import UserError
 from bytefit.files import read_json
+from bytefit.report.files import same_text
+from bytefit.run.folder import as_written_now
 
 Protocol = Literal["headline", "float_full", "full", "sliding", "adapt"]
 Alternative = Literal["two-sided", "less", "greater"]
@@ -50,7 +53,8 @@ class Comparison:
     Attributes:
         interval: of the difference, 95 %, by Welch; None where no spread is known.
         paired_p, pairs: two-sided t test over the seeds that both have; None with fewer than two.
-        welch_p: two-sided t test without equal variances (against a single figure: of one sample).
+        welch_p: two-sided t test without equal variances. A single run is taken to spread as the several runs do; a single published
+            figure is taken as exact.
         record_margin: what 0.005 nats a token are in bits per byte here.
         record_p: of the first being better by at least that (one-sided).
         equivalence_p: of the difference lying within the margin of equivalence (two one-sided tests; the larger p).
@@ -88,21 +92,20 @@ def read_groups(runs: list[Path], protocol: Protocol) -> tuple[list[Group], floa
         UserError: a run is not finished, was scored on other text than the first, lacks the protocol, or a seed comes twice.
     """
     found: list[tuple[dict[str, Any], dict[int, float], set[str]]] = []
-    text: tuple[Any, ...] | None = None
+    first_text: tuple[dict[str, Any], int] | None = None
     bytes_a_token = 0.0
     for run in runs:
-        recipe, scores = read_json(run / "recipe.json"), read_json(run / "score.json")
+        recipe, scores = as_written_now(read_json(run / "recipe.json")), read_json(run / "score.json")
         name = recipe["score"]["headline"] if protocol == "headline" else protocol
         if name not in scores:
             raise UserError(
                 f"{run} has no score by the protocol {name}; it has: {', '.join(k for k in scores if isinstance(scores[k], dict))}"
             )
         score = scores[name]
-        own_text = (scores["dataset_sha256"], score["bytes"])
-        if text is None:
-            text, bytes_a_token = own_text, score["bytes"] / score["targets"]
-        if own_text != text:
-            raise UserError(f"{run} was scored on other text than {runs[0]} (another dataset or number of bytes); score both alike")
+        if first_text is None:
+            first_text, bytes_a_token = (scores, score["bytes"]), score["bytes"] / score["targets"]
+        if not same_text(first_text[0], scores) or first_text[1] != score["bytes"]:
+            raise UserError(f"{run} was scored on other text than {runs[0]} (other documents or number of bytes); score both alike")
         seed = recipe.pop("seed")
         seeds, dtypes = next(((seeds, dtypes) for known, seeds, dtypes in found if not first_difference(known, recipe)), ({}, set()))
         if not seeds:
@@ -111,10 +114,22 @@ def read_groups(runs: list[Path], protocol: Protocol) -> tuple[list[Group], floa
             raise UserError(f"{run} has the seed {seed} of another run of the same recipe; leave one of them out")
         seeds[seed] = score["bits_per_byte"]
         dtypes.add(score["dtype"])
+    labels = _different([_label(recipe, found[0][0]) for recipe, _, _ in found])
     groups = [
-        Group(_label(recipe, found[0][0]), tuple(seeds.values()), tuple(seeds), tuple(sorted(dtypes))) for recipe, seeds, dtypes in found
+        Group(label, tuple(seeds.values()), tuple(seeds), tuple(sorted(dtypes)))
+        for label, (_, seeds, dtypes) in zip(labels, found, strict=True)
     ]
     return groups, bytes_a_token
+
+
+def _different(labels: list[str]) -> list[str]:
+    """The same labels, the second of a kind and those after it numbered."""
+    seen: Counter[str] = Counter()
+    found = []
+    for label in labels:
+        seen[label] += 1
+        found.append(label if seen[label] == 1 else f"{label} #{seen[label]}")
+    return found
 
 
 def _label(recipe: dict[str, Any], first: dict[str, Any]) -> str:
@@ -159,12 +174,26 @@ def _p(first: Group, second: Group, shift: float, alternative: Any) -> float | N
     if len(a) < 2 and len(b) < 2:
         return None
     if len(a) < 2:
-        return _one_sample_p(b.tolist(), float(a[0]), alternative)
+        return _against_one_p(b.tolist(), float(a[0]), bool(first.seeds), alternative)
     if len(b) < 2:
-        return _one_sample_p((-a).tolist(), -float(b[0]), alternative)
+        return _against_one_p((-a).tolist(), -float(b[0]), bool(second.seeds), alternative)
     if a.std() == 0 and b.std() == 0:
         return _certain(float(b[0] - a[0]), alternative)
     return float(stats.ttest_ind(b, a, equal_var=False, alternative=alternative).pvalue)
+
+
+def _against_one_p(values: list[float], one: float, is_a_run: bool, alternative: Alternative) -> float:
+    """Of several values' mean being that of one more: a run, which spreads as they do, or an exact figure."""
+    if not is_a_run or min(values) == max(values):
+        return _one_sample_p(values, one, alternative)
+    t = (statistics.fmean(values) - one) / _standard_error(values)
+    tails = {"two-sided": 2 * stats.t.sf(abs(t), len(values) - 1), "greater": stats.t.sf(t, len(values) - 1)}
+    return float(tails.get(alternative, stats.t.cdf(t, len(values) - 1)))
+
+
+def _standard_error(values: list[float]) -> float:
+    """Of the difference between their mean and one more value of the same spread."""
+    return statistics.stdev(values) * math.sqrt(1 + 1 / len(values))
 
 
 def _one_sample_p(values: list[float], mean: float, alternative: Alternative) -> float:
@@ -187,9 +216,10 @@ def _interval(first: Group, second: Group) -> tuple[float, float] | None:
     several, single, sign = (b, a, 1.0) if len(a) == 1 else (a, b, -1.0)
     if len(several) < 2 or len(single) > 1 or several.std() == 0:
         return None
-    ends = stats.ttest_1samp(several, float(single[0])).confidence_interval(0.95)
-    shifted = sorted(sign * (float(end) - float(single[0])) for end in (ends.low, ends.high))
-    return shifted[0], shifted[1]
+    is_a_run = bool((first if len(a) == 1 else second).seeds)
+    error = _standard_error(several.tolist()) if is_a_run else float(several.std(ddof=1)) / math.sqrt(len(several))
+    middle, half = sign * float(several.mean() - single[0]), float(stats.t.ppf(0.975, len(several) - 1)) * error
+    return middle - half, middle + half
 
 
 def as_text(groups: list[Group], comparisons: list[Comparison]) -> str:
@@ -216,7 +246,7 @@ def as_text(groups: list[Group], comparisons: list[Comparison]) -> str:
         if found.welch_p is None:
             lines.append("  one run on each side: no test can be made; add seeds")
             continue
-        lines.append(f"  Welch's t test: p = {found.welch_p:.2g}")
+        lines.append(f"  t test (Welch's; one run spreads as the others do): p = {found.welch_p:.2g}")
         verdict = "yes" if found.is_record else "no"
         lines.append(
             f"  a record by the contest's rule (better by {RECORD_NATS} nats a token, here {found.record_margin:.5f} bits per byte, at "

@@ -64,3 +64,10 @@ def read_runs(paths: list[Path]) -> list[RunFiles]:
     """Several runs, each under the name of its folder, or under its path where two folders have the same name."""
     names = [path.resolve().name for path in paths]
     return [read_run(path, name if names.count(name) == 1 else str(path)) for path, name in zip(paths, names, strict=True)]
+
+
+def same_text(first: dict[str, Any], second: dict[str, Any]) -> bool:
+    """Whether two scores (or summaries) are of the same documents: of one dataset, or of one text under another tokenizer. What was scored
+    before texts were named has its dataset's hash alone."""
+    known = first.get("text_sha256"), second.get("text_sha256")
+    return first["dataset_sha256"] == second["dataset_sha256"] or (None not in known and known[0] == known[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bytefit.report.files import RunFiles
+from bytefit.report.files import RunFiles, same_text
 
 Summary = dict[str, Any]
 
@@ -57,4 +57,5 @@ def side_by_side(runs: Sequence[RunFiles]) -> list[tuple[str, list[str]]]:
 
 def different_text(runs: Sequence[RunFiles]) -> bool:
     """Whether the runs were scored on different text, so that their bits per byte cannot be compared."""
-    return len({(run.summary["dataset_sha256"], run.summary["val_bytes"]) for run in runs}) > 1
+    first = runs[0].summary
+    return not all(same_text(first, run.summary) and run.summary["val_bytes"] == first["val_bytes"] for run in runs)

@@ -151,7 +151,7 @@ def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, worl
     if folder.recipe.exists():
         if not resume:
             raise UserError(f"{path} already holds a run; go on with it by --resume, or choose another --out")
-        held = _as_written_now(read_json(folder.recipe))
+        held = as_written_now(read_json(folder.recipe))
         difference = first_difference(_training_part(held), _training_part(record))
         if difference:
             raise UserError(f"{path} holds a run of another recipe ({difference}); choose another --out")
@@ -186,7 +186,7 @@ def trained_weights(folder: RunFolder) -> dict[str, Tensor]:
     return checkpoint.final or checkpoint.weights
 
 
-def _as_written_now(record: Any) -> Any:
+def as_written_now(record: Any) -> Any:
     """A recipe with the settings that have come since it was written, which are off."""
     try:
         return json.loads(json.dumps(to_json(from_json(Recipe, record))))

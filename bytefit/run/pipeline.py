@@ -169,6 +169,7 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         "compressors_bpb": read_json(folder.compressors),
         "tokenizer": {"vocab_size": dataset.tokenizer.vocab_size, "lossless": dataset.tokenizer.lossless},
         "dataset_sha256": dataset.sha256,
+        "text_sha256": scores.get("text_sha256"),
         "hardware": hardware_of(state["machine"]),  # that trained; another may pack and score
         "earlier_hardware": earlier,
         "versions": {key: value for key, value in describe_machine().items() if key not in HARDWARE},

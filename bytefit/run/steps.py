@@ -96,6 +96,11 @@ def check_before_training(recipe: Recipe, dataset: Dataset, ranks: Ranks) -> Non
     stream, _ = hold_out(recipe.train, dataset.train)
     Batches(recipe.train, stream, recipe.seed, ranks)
     model = new_model(recipe)
+    if recipe.score.proof_bytes:
+        try:
+            dataset.tokenizer.byte_ids  # noqa: B018
+        except UserError as error:
+            raise UserError(f"{error}, or do without a proof (--set score.proof_bytes=0)") from None
     if recipe.calibrate is not None and isinstance(recipe.calibrate.source, OwnText):
         next(calibration_batches(recipe.calibrate, model, train=stream, tokenizer=dataset.tokenizer, seq_len=recipe.train.seq_len, seed=0))
     try:
@@ -281,7 +286,8 @@ def score_step(
     if settings.adapt is not None:
         scores["adapt"] = run("adapt", artifact.model, settings.adapt, "scoring the artifact, adapting")
     record: dict[str, Any] = {name: result.to_json() for name, result in scores.items()}
-    return record | {"artifact_sha256": artifact.sha256, "dataset_sha256": dataset.sha256}
+    text = hashlib.sha256(b"\0".join(dataset.val_documents(settings.max_bytes))).hexdigest()
+    return record | {"artifact_sha256": artifact.sha256, "dataset_sha256": dataset.sha256, "text_sha256": text}
 
 
 def forget_progress(folder: RunFolder, stem: str = "score") -> None:

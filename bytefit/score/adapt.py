@@ -80,7 +80,8 @@ class AdamW:
 
 @dataclass(frozen=True, kw_only=True)
 class SignalToNoise:
-    """Each matrix's gradient times ``clamp(mean |g| / std g, lowest, highest)`` (PR #693's code; never switched on there)."""
+    """The gradient of each parameter of more than one number times ``clamp(mean |g| / std g, lowest, highest)`` (PR #693's code; never
+    switched on there)."""
 
     lowest: float = 0.3
     highest: float = 3.0

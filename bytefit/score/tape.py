@@ -1,6 +1,6 @@
 """Tokens whose order of use is watched: a target is handed out to be scored, and its token to be learned from only after that.
 
-The harness (``scorer.py``) and the coder own tapes; predictors and learners only ever see what a tape gives them.
+The harness (``harness.py``) and the coder own tapes; predictors and learners only ever see what a tape gives them.
 """
 
 from __future__ import annotations

@@ -11,19 +11,21 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 
 from bytefit.artifact.load import load_artifact
+from bytefit.artifact.pack import room_for_code
 from bytefit.config import from_json
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.errors import CheckFailed, Interrupted, UserError
 from bytefit.ledger import Ledger
 from bytefit.ranks import Ranks, all_cores, join_ranks, run_process
 from bytefit.recipes.recipe import Recipe
-from bytefit.run.folder import RunFolder, open_run
+from bytefit.run.folder import RunFolder, claimed, open_run
 from bytefit.run.steps import check_before_training, check_fits, fit_recipe_to, pack_step, train_step, val_tokens
 from bytefit.score.harness import Watch
 from bytefit.score.scorer import score
@@ -96,9 +98,9 @@ def parser_for(script: Path, recipe: Recipe) -> argparse.ArgumentParser:
 
 
 def for_seed(recipe: Recipe, seed: int, code_bytes: int) -> Recipe:
-    """The recipe with a seed, leaving room for the code under its cap. Raises UserError."""
+    """The recipe with a seed, leaving the room under its cap for the code that the record's runs left. Raises UserError."""
     try:
-        return dataclasses.replace(recipe, seed=seed, pack=dataclasses.replace(recipe.pack, code_bytes=code_bytes))
+        return dataclasses.replace(recipe, seed=seed, pack=dataclasses.replace(recipe.pack, code_bytes=room_for_code(code_bytes)))
     except ValueError as error:
         raise UserError(str(error)) from None
 
@@ -107,15 +109,16 @@ def train_and_pack(recipe: Recipe, dataset: Dataset, out: Path, ranks: Ranks, *,
     """Train into the run folder ``out`` on all ranks, pack on the first; returns the artifact."""
     recipe = fit_recipe_to(recipe, dataset, tell=ranks.is_first)
     folder, ledger = RunFolder(out), Ledger()
-    if ranks.is_first:
-        check_before_training(recipe, dataset, ranks)
-        open_run(out, recipe, dataset, resume=resume, world=ranks.world)
-    ranks.barrier()
-    train_step(folder, recipe, dataset, ledger, ranks, resume=resume)
-    if ranks.is_first:
-        with all_cores(ranks):
-            pack_step(folder, recipe, dataset, ledger, ranks.device)
-    ranks.barrier()
+    with claimed(out) if ranks.is_first else nullcontext():
+        if ranks.is_first:
+            check_before_training(recipe, dataset, ranks)
+            open_run(out, recipe, dataset, resume=resume, world=ranks.world)
+        ranks.barrier()
+        train_step(folder, recipe, dataset, ledger, ranks, resume=resume)
+        if ranks.is_first:
+            with all_cores(ranks):
+                pack_step(folder, recipe, dataset, ledger, ranks.device)
+        ranks.barrier()
     return folder.artifact
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bytefit import __version__
+from bytefit.artifact.pack import room_for_code
 from bytefit.config import to_json
 from bytefit.errors import UserError
 from bytefit.recipes.recipe import Recipe
@@ -25,8 +26,6 @@ HEAD = f"""\
 # Made by bytefit {__version__}. The text at the end holds its modules, without comments; everything that runs is in this file.
 # To read them: python train_gpt.py --unpack DIR
 """
-# What the size of a script may still change by: the vocabulary of the dataset, the dtype of the scores, another version of Python.
-SPARE_BYTES = 256
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def script_for(recipe: Recipe, score_dtype: str = "bfloat16") -> bytes:
 
 def with_room_for_code(recipe: Recipe) -> Recipe:
     """The recipe with as many bytes of its cap left for code as its script needs. Raises UserError where the cap is less than that."""
-    room = len(script_for(recipe)) + SPARE_BYTES
+    room = room_for_code(len(script_for(recipe)))
     try:
         return dataclasses.replace(recipe, pack=dataclasses.replace(recipe.pack, code_bytes=room))
     except ValueError as error:

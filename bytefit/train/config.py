@@ -98,6 +98,8 @@ class LengthStage:
 class BatchWarmupConfig:
     """Batches grow linearly to ``batch_tokens``, by whole forward passes of all ranks (tried in PR #578).
 
+    A small batch is the beginning of what a whole one would be: the sequential and the coprime loader pass over the rest of its text.
+
     Attributes:
         tokens: of the first step, about.
         steps: after so many they have their full size.
@@ -199,8 +201,16 @@ class TrainConfig:
                 raise ValueError(f"train.{one} and train.{other} do not go together; set one of them to null")
         if self.distil is not None and (self.average is None or self.average.ema_decay is None):
             raise ValueError("train.distil follows the EMA of the weights; set train.average.ema_decay")
-        if self.distil is not None and self.average is not None and self.average.use == "swa":
-            raise ValueError("train.distil comes after the last snapshot; set train.average.use to something else than 'swa'")
+        last = "distil" if self.distil is not None else "replay" if self.replay is not None else None
+        if last is not None and self.average is not None and self.average.use == "swa":
+            raise ValueError(f"train.{last} comes after the last snapshot; set train.average.use to something else than 'swa'")
+        snapshots = self.average.swa if self.average is not None else None
+        for name, part in (("fake_quant", self.fake_quant), ("crown_q", self.crown_q), ("average.swa", snapshots)):
+            if part is not None and part.below <= self.schedule.floor:
+                raise ValueError(
+                    f"train.{name} begins below {part.below} of the learning rate, which never falls under train.schedule.floor "
+                    f"{self.schedule.floor}; lower that, or raise train.{name}.below"
+                )
         if self.batch_warmup is not None and self.steps is not None and self.batch_warmup.steps >= self.steps:
             raise ValueError(f"batch_warmup steps {self.batch_warmup.steps} must be fewer than train.steps {self.steps}")
         if self.multi_token is not None and self.multi_token.heads >= self.shortest_seq_len:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -17,7 +18,7 @@ from bytefit.audit.counting import check_counting, table_answers
 from bytefit.audit.evidence import Evidence
 from bytefit.audit.findings import CLASSES
 from bytefit.audit.limits import check_limits
-from bytefit.audit.order import check_order
+from bytefit.audit.order import EXCERPT_BYTES, check_order
 from bytefit.audit.provenance import check_provenance
 from bytefit.cli import main
 from bytefit.config import to_json
@@ -145,9 +146,34 @@ def chosen_after_the_clock(evidence: Evidence) -> Evidence:
     return with_recipe(train=train, calibrate=CalibrationConfig(source=RandomIds()))(evidence)
 
 
-def slow_scoring(evidence: Evidence) -> Evidence:
-    edit(evidence.folder.summary, lambda s: s["ledger"].update(score=320.0, adapt=300.0))
-    return with_recipe(size="full")(evidence)
+def scored_in(seconds: float):
+    """At full size: the headline in so long, and another score in more than is allowed, which is the run's own affair."""
+
+    def plant(evidence: Evidence) -> Evidence:
+        headline = evidence.recipe.score.headline
+        edit(evidence.folder.score, lambda s: (s["full"].update(seconds=700.0), s[headline].update(seconds=seconds)))
+        return with_recipe(size="full")(evidence)
+
+    return plant
+
+
+def excerpt_of_validation(evidence: Evidence) -> Evidence:
+    text = evidence.folder.path / "own.txt"
+    document = max(evidence.dataset.val_documents(), key=len)
+    text.write_bytes(b"something else\n" + document[100 : 100 + 2 * EXCERPT_BYTES])
+    return with_recipe(calibrate=CalibrationConfig(source=OwnText(path=str(text)), windows=4))(evidence)
+
+
+def operators_in_the_vocabulary(evidence: Evidence) -> Evidence:
+    """As it is with shards of the contest: nobody knows what was done to the text before."""
+    tokenizer = copy.copy(evidence.dataset.tokenizer)
+    tokenizer.pieces = [*tokenizer.pieces[:-1], "\ue001"]
+    return another_dataset(lambda dataset: {"tokenizer": tokenizer, "record": {}})(evidence)
+
+
+def trained_too_long(evidence: Evidence) -> Evidence:
+    train = dataclasses.replace(evidence.recipe.train, steps=None, seconds=1200.0)
+    return with_recipe(train=train, size="full", calibrate=CalibrationConfig(source=RandomIds()))(evidence)
 
 
 def tail(protocol):
@@ -191,6 +217,11 @@ def states_more(evidence: Evidence) -> Evidence:
 PLANTS = [
     (check_order, 2, "a block is scored twice", in_file("score", lambda s: s["full"]["blocks"].append(s["full"]["blocks"][0]))),
     (check_order, 11, "calibrated on validation text", calibrated_on_validation),
+    (check_order, 11, "calibrated on an excerpt of it", excerpt_of_validation),
+    (
+        check_order, 11, "what it was calibrated on is gone",
+        with_recipe(calibrate=CalibrationConfig(source=OwnText(path="/nowhere.txt"), windows=4)),
+    ),
     (check_order, 12, "the proof did not come back", in_file("proof", lambda p: p.update(restored=False))),
     (check_order, 12, "fewer bytes than there are", in_file("proof", lambda p: p.update(bytes_out=p["bytes_out"] - 200))),
     (check_order, 12, "another text", proof_of_another_text),
@@ -198,6 +229,7 @@ PLANTS = [
     (check_order, 12, "no compressed text", without("proof_text")),
     (check_counting, 15, "17 % more bytes", in_file("score", lambda s: s["sliding"].update(bytes=int(1.17 * s["sliding"]["bytes"])))),
     (check_counting, 18, "9 % more bytes", in_file("score", lambda s: s["adapt"].update(bytes=int(1.0895 * s["adapt"]["bytes"])))),
+    (check_counting, 18, "operators", operators_in_the_vocabulary),
     (
         check_counting, 19, "normalised text",
         another_dataset(normalised),
@@ -216,11 +248,9 @@ PLANTS = [
     (check_limits, 30, "another size", in_file("pack", lambda p: p.update(bytes=p["bytes"] - 100))),
     (check_limits, 31, "calibration after the clock", by_the_clock),
     (check_limits, 31, "choosing after the clock", chosen_after_the_clock),
-    (check_limits, 32, "slow scoring", slow_scoring),
-    (
-        check_limits, 32, "no seconds of scoring",
-        lambda e: with_recipe(size="full")(in_file("summary", lambda s: s["ledger"].update(score=0.0, adapt=0.0))(e)),
-    ),
+    (check_limits, 31, "more than the contest's clock", trained_too_long),
+    (check_limits, 32, "slow scoring", scored_in(620.0)),
+    (check_limits, 32, "no seconds of scoring", scored_in(0.0)),
     (check_limits, 33, "adapting outside the timers", in_file("summary", lambda s: s["ledger"].pop("adapt"))),
     (check_limits, 34, "another processor", in_file("summary", lambda s: s["hardware"].update(cpu="Fast 9000"))),
     (check_limits, 34, "matrix units", in_file("summary", lambda s: s["hardware"].update(cpu_bf16="other"))),
@@ -237,6 +267,8 @@ PLANTS = [
     (check_provenance, 39, "half the nats", in_file("score", lambda s: s["adapt"].update(nats=s["adapt"]["nats"] / 2))),
     (check_provenance, 39, "a better figure", in_file("score", lambda s: s["sliding"].update(bits_per_byte=0.9))),
     (check_provenance, 39, "a better headline", in_file("summary", lambda s: s.update(val_bpb=0.5))),
+    (check_provenance, 39, "less training", in_file("summary", lambda s: s["ledger"].update(train=s["ledger"]["train"] - 1.0))),
+    (check_provenance, 39, "fewer seconds", in_file("summary", lambda s: s.update(train_seconds=s["train_seconds"] - 1.0))),
     (check_provenance, 39, "a smaller artifact", in_file("summary", lambda s: s.update(artifact_bytes=1))),
     (check_counting, 20, "a part of the split at full size", with_recipe(size="full")),
     (check_provenance, 39, "another seed", in_file("summary", lambda s: s.update(seed=7))),
@@ -253,6 +285,22 @@ def test_planted_faults_are_named(finished, dataset, tmp_path, check, number, ti
     honest = Evidence(folder, folder.read_recipe(), dataset)
     found = verdicts(check(plant(honest)))
     assert found[number] == "fail", title
+
+
+def test_other_scores_may_take_their_time(finished, dataset, tmp_path) -> None:
+    shutil.copytree(finished.path, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
+    honest = Evidence(folder, folder.read_recipe(), dataset)
+    assert verdicts(check_limits(scored_in(590.0)(honest)))[32] == "pass"
+
+
+def test_a_tokenizer_without_byte_pieces_is_audited(finished, dataset) -> None:
+    """It writes nothing but its pieces, so that no proof is made with it; the other classes are judged."""
+    tokenizer = copy.copy(dataset.tokenizer)
+    tokenizer.is_byte = np.zeros_like(tokenizer.is_byte)
+    tokenizer.__dict__.pop("byte_ids", None)
+    evidence = Evidence(finished, finished.read_recipe(), dataclasses.replace(dataset, tokenizer=tokenizer))
+    assert verdicts(check_counting(evidence))[16] == "pass"
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,25 @@ def test_token_ids_beyond_the_vocabulary(dataset, tmp_path) -> None:
         open_dataset(tmp_path)
 
 
+def test_tables_of_bytes_beside_the_text_are_refused(dataset, tmp_path) -> None:
+    """They have the names and the format of shards."""
+    shutil.copy(dataset.folder / "tokenizer.model", tmp_path)
+    for name, tokens in (("fineweb_train", dataset.train), ("fineweb_val", dataset.val), ("fineweb_val_bytes", dataset.val)):
+        write_shards(tmp_path, name, [tokens.all().astype(np.uint16)])
+    with pytest.raises(UserError, match=r"fineweb_val_bytes_000000\.bin: tables of bytes"):
+        open_dataset(tmp_path)
+
+
+def test_what_lies_beside_a_dataset_is_not_lost_with_it(dataset, tmp_path) -> None:
+    folder = shutil.copytree(dataset.folder, tmp_path / "d")
+    split = Split(["one document " * 40], ["another one " * 40], 0)
+    build_dataset(split, folder, TokenizerConfig(kind="bytes", vocab_size=260))  # a dataset of ours is replaced
+    (folder / "run1").mkdir()
+    with pytest.raises(UserError, match="holds run1 beside the dataset"):
+        build_dataset(split, folder, TokenizerConfig(kind="bytes", vocab_size=260))
+    assert (folder / "run1").exists()
+
+
 def test_validation_text_without_document_marks_is_refused(dataset, tmp_path) -> None:
     shutil.copy(dataset.folder / "tokenizer.model", tmp_path)
     write_shards(tmp_path, "train", [dataset.train.all().astype(np.uint16)])

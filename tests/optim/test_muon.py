@@ -107,9 +107,16 @@ def test_polar_express_is_nearer_to_the_sign_than_one_quintic() -> None:
     assert first[30_000:50_000].max() == pytest.approx(first[-1], abs=1e-6)
 
 
-def test_beyond_the_list_the_last_polynomial_repeats() -> None:
-    assert coefficients_of("polar_express", 7)[6] == coefficients_of("polar_express", 5)[4]
-    assert len(set(coefficients_of("polar_express", 5))) == 5
+def test_more_iterations_of_polar_express_come_nearer_to_one() -> None:
+    """The last polynomial, which repeats, leaves a singular value of one where it is."""
+    x = np.linspace(1e-3, 1, 10_001)
+    worst = [np.abs(composed(coefficients_of("polar_express", count), x) - 1).max() for count in (5, 6, 7, 9)]
+    assert worst == sorted(worst, reverse=True)
+    assert worst[1] < 0.01
+    assert worst[2] < 1e-4
+    assert worst[3] < 1e-9
+    assert coefficients_of("polar_express", 10)[9] == coefficients_of("polar_express", 8)[7] == POLAR_EXPRESS[-1]
+    assert sum(POLAR_EXPRESS[-1]) == 1.0
 
 
 def test_row_normalising_gives_every_row_the_same_say() -> None:

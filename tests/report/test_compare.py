@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from scipy import stats
 
 from bytefit.cli import main
+from bytefit.config import to_json
+from bytefit.errors import UserError
+from bytefit.recipes import find_recipe
 from bytefit.report.compare import Group, as_text, compare, read_groups
 
 A = Group("a", (1.70, 1.72, 1.71), (1, 2, 3))
@@ -85,6 +89,22 @@ def test_against_single_figures() -> None:
     assert "no test can be made" in as_text([single], [alone])
 
 
+def test_a_single_run_spreads_as_the_others_do() -> None:
+    """Only what was published stands for itself: a mean of three and one run more are s·sqrt(1 + 1/3) apart by chance."""
+    several, run = Group("a", (1.70, 1.72, 1.71), (1, 2, 3)), Group("b", (1.75,), (9,))
+    error = 0.01 * math.sqrt(4 / 3)
+    there, back = compare(several, run, BYTES_A_TOKEN), compare(run, several, BYTES_A_TOKEN)
+    assert there.welch_p == pytest.approx(2 * stats.t.sf(0.04 / error, 2)) == pytest.approx(back.welch_p)
+    half = float(stats.t.ppf(0.975, 2)) * error
+    assert there.interval == pytest.approx((0.04 - half, 0.04 + half))
+    assert back.interval == pytest.approx((-0.04 - half, -0.04 + half))
+    margin = 0.005 / math.log(2) / BYTES_A_TOKEN
+    assert there.record_p == pytest.approx(stats.t.sf((0.04 - margin) / error, 2))
+    assert back.record_p == pytest.approx(stats.t.sf((-0.04 - margin) / error, 2))
+    lower, upper = (-0.04 - margin) / error, (0.04 - margin) / error
+    assert there.equivalence_p == pytest.approx(max(stats.t.cdf(lower, 2), stats.t.sf(-upper, 2)))
+
+
 def test_values_without_spread() -> None:
     same = compare(Group("a", (1.7, 1.7)), Group("b", (1.7, 1.7)), BYTES_A_TOKEN)
     assert same.welch_p == 1.0
@@ -108,6 +128,41 @@ def test_runs_are_grouped_by_what_but_the_seed_differs(tmp_path) -> None:
     assert compare(*groups, bytes_a_token).pairs == 1
     full, _ = read_groups(runs, "full")
     assert full[0].values == pytest.approx((1.81, 1.82))
+
+
+def test_groups_of_one_label_are_told_apart(tmp_path, capsys) -> None:
+    """What is compared with the first group may differ from it in the same way, and from each other in another."""
+    runs = [make_run(tmp_path / "a", 1, 1.6), *(make_run(tmp_path / f"b{i}", i, 1.7 + i / 100, name="pr578", dim=100 + i) for i in (1, 2))]
+    groups, _ = read_groups(runs, "headline")
+    assert [group.label for group in groups] == ["pocket, lab", "pr578, lab", "pr578, lab #2"]
+    assert main(["compare", *map(str, runs), "--plot", str(tmp_path / "plot.svg")]) == 0
+    assert (tmp_path / "plot.svg").read_text().count("pr578, lab") == 2
+
+
+def test_seeds_of_two_versions_are_one_group(tmp_path) -> None:
+    """A recipe that was written before a setting existed has it off."""
+    runs = [make_run(tmp_path / str(seed), seed, 1.7) for seed in (1, 2)]
+    for seed, run in enumerate(runs, start=1):
+        recipe = json.loads(json.dumps(to_json(replace(find_recipe("pocket"), seed=seed))))
+        if seed == 1:
+            del recipe["pack"]["code_bytes"]
+        (run / "recipe.json").write_text(json.dumps(recipe))
+    groups, _ = read_groups(runs, "sliding")
+    assert [group.seeds for group in groups] == [(1, 2)]
+
+
+@pytest.mark.parametrize(("text", "alike"), [("t", True), ("u", False), (None, False)])
+def test_text_may_be_the_same_under_another_tokenizer(tmp_path, text, alike) -> None:
+    """A dataset's hash is of its tokenizer and its training text too."""
+    runs = [make_run(tmp_path / str(seed), seed, 1.7) for seed in (1, 2)]
+    for run, changes in zip(runs, ({"text_sha256": "t"}, {"text_sha256": text, "dataset_sha256": "e"}), strict=True):
+        scores = json.loads((run / "score.json").read_text())
+        (run / "score.json").write_text(json.dumps(scores | changes))
+    if alike:
+        assert len(read_groups(runs, "headline")[0]) == 1
+    else:
+        with pytest.raises(UserError, match="scored on other text"):
+            read_groups(runs, "headline")
 
 
 def test_other_arithmetic_is_said(tmp_path) -> None:

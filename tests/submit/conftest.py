@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bytefit.artifact.pack import room_for_code
 from bytefit.cli import main
 from bytefit.config import apply_settings
 from bytefit.data.dataset import Dataset
@@ -31,14 +32,14 @@ AUTHOR = ["--author", "A. Name", "--github", "aname", "--title", "A tiny record"
 
 
 def tiny_recipe(dataset: Dataset) -> Recipe:
-    """Eight steps in fp32, and exactly the room that the script takes."""
+    """Eight steps in fp32, and the room that the script is given."""
     settings = {
         "train.steps": "8", "train.dtype": "float32", "train.optimizer.matrices.dtype": "float32", "calibrate.windows": "16",
         "score.max_bytes": "1500", "score.proof_bytes": "60", "pack.budget_bytes": str(CAP),
         "model.vocab_size": str(dataset.tokenizer.vocab_size),
     }  # fmt: skip
     recipe = apply_settings(find_recipe("pocket", "tiny"), list(settings.items()))
-    return replace(recipe, pack=replace(recipe.pack, code_bytes=len(script_for(recipe, "float32"))))
+    return replace(recipe, pack=replace(recipe.pack, code_bytes=room_for_code(len(script_for(recipe, "float32")))))
 
 
 @pytest.fixture(scope="package", autouse=True)

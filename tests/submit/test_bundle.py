@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from bytefit.artifact.pack import room_for_code
 from bytefit.cli import main
 from bytefit.errors import UserError
 from bytefit.recipes import find_recipe
 from bytefit.submit import closure as closures
-from bytefit.submit.bundle import SPARE_BYTES, script_for, settings_of, with_room_for_code
+from bytefit.submit.bundle import script_for, settings_of, with_room_for_code
 from bytefit.submit.closure import ROOT, closure
 from bytefit.submit.loader import ENTRY
 from bytefit.submit.packages import PURPOSES, needed, requirements
@@ -136,16 +137,17 @@ def test_the_script_is_one_for_all_seeds() -> None:
 def test_room_for_code(capsys) -> None:
     recipe = find_recipe("pr578", "full")
     room = with_room_for_code(recipe).pack
-    assert room.code_bytes == len(script_for(recipe)) + SPARE_BYTES
+    assert room.code_bytes == room_for_code(len(script_for(recipe)))
     assert room.artifact_bytes == 16_000_000 - room.code_bytes
     assert with_room_for_code(with_room_for_code(recipe)).pack == room
+    assert [room_for_code(size) for size in (0, 1, 256, 257)] == [256, 512, 512, 768]  # the same for sizes that are a little apart
     fitted = replace(recipe, model=replace(recipe.model, vocab_size=32_768))
     for dtype in ("float32", "bfloat16"):
         assert len(script_for(fitted, dtype)) <= room.code_bytes
     with pytest.raises(UserError, match=r"of code leave nothing of budget_bytes 20,000 to the artifact"):
         with_room_for_code(find_recipe("pocket", "tiny"))
     assert main(["show", "pocket", "--count-code", "--json"]) == 0
-    assert f'"code_bytes": {len(script_for(find_recipe("pocket"))) + SPARE_BYTES}' in capsys.readouterr().out
+    assert f'"code_bytes": {room_for_code(len(script_for(find_recipe("pocket"))))}' in capsys.readouterr().out
 
 
 def test_every_package_is_needed_and_known() -> None:

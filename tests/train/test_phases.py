@@ -105,9 +105,22 @@ def test_a_slow_first_step_neither_ends_the_run_nor_warms_it_down(dataset, tmp_p
 
 def test_snapshots_stop_where_the_replay_begins(dataset, tmp_path) -> None:
     """The EMA follows the replay, the snapshots do not."""
-    every = AverageConfig(ema_decay=0.8, swa=SnapshotConfig(every=1, below=1.01), use="swa")
+    every = AverageConfig(ema_decay=0.8, swa=SnapshotConfig(every=1, below=1.01), use="blend")
     train_tiny(dataset, tmp_path / "a", config(steps=20, replay=REPLAY, average=every))
     assert load_checkpoint(tmp_path / "a" / "checkpoint").progress["snapshots"] == 16
+
+
+def test_what_could_never_show_is_refused(dataset) -> None:
+    """Snapshots alone are packed without what a replay does; under a floor of the rate what waits for a lower one never begins."""
+    with pytest.raises(ValueError, match="replay comes after the last snapshot"):
+        config(steps=20, replay=REPLAY, average=AverageConfig(swa=SnapshotConfig(every=1, below=1.01), use="swa"))
+    recipe = find_recipe("pr1171")
+    for floor, name in ((0.15, "fake_quant"), (0.2, "fake_quant")):
+        with pytest.raises(UserError, match=rf"train\.{name} begins below 0\.15 .* floor {floor}"):
+            apply_settings(recipe, [("train.schedule.floor", str(floor))])
+    with pytest.raises(UserError, match=r"train\.average\.swa begins below 0\.2"):
+        apply_settings(recipe, [("train.schedule.floor", "0.2"), ("train.fake_quant", "null")])
+    assert apply_settings(recipe, [("train.schedule.floor", "0.1")]).train.schedule.floor == 0.1
 
 
 def test_resuming_a_finished_run_leaves_it_alone(dataset, tmp_path) -> None:
