@@ -208,8 +208,8 @@ class TrainConfig:
         for name, part in (("fake_quant", self.fake_quant), ("crown_q", self.crown_q), ("average.swa", snapshots)):
             if part is not None and part.below <= self.schedule.floor:
                 raise ValueError(
-                    f"train.{name} begins below {part.below} of the learning rate, which never falls under train.schedule.floor "
-                    f"{self.schedule.floor}; lower that, or raise train.{name}.below"
+                    f"{name} begins below {part.below} of the learning rate, which never falls under schedule.floor "
+                    f"{self.schedule.floor}; lower that, or raise {name}.below"
                 )
         if self.batch_warmup is not None and self.steps is not None and self.batch_warmup.steps >= self.steps:
             raise ValueError(f"batch_warmup steps {self.batch_warmup.steps} must be fewer than train.steps {self.steps}")
