@@ -266,7 +266,11 @@ def test_rows_of_another_count_of_steps_or_recipe_say_so() -> None:
     from render_systems import EARLIER, system_figures
 
     keys = ("val_bpb_float", "val_bpb_full", "val_bpb_sliding", "val_bpb_adapted", "val_bpb")
-    row = {"name": "pr128", "val_bpb_last": 2.0, "summary": dict.fromkeys(keys, 2.0) | {"artifact_bytes": 5, "steps": 100}}
+    row = {
+        "name": "pr128",
+        "val_bpb_last": 2.0,
+        "summary": dict.fromkeys(keys, 2.0) | {"artifact_bytes": 5, "steps": 100, "dtype": "float32"},
+    }
     known = digest(to_json(find_recipe("pr128")))
     for now, of_recipe, marked in ((100, known, False), (101, known, True), (100, "of another", True)):
         page = system_figures("pr128", [row | {"digest": of_recipe}], {"steps": {"pr128": now}}, [])

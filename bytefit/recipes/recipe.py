@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bytefit.artifact.pack import PackConfig
+from bytefit.config import from_json, to_json
 from bytefit.data.tokenizer import TokenizerConfig
+from bytefit.errors import UserError
 from bytefit.model.language_model import ModelConfig
 from bytefit.quant.calibrate import CalibrationConfig
 from bytefit.score.adapt import Adapt, CodedProtocol, DocumentLora
@@ -89,3 +92,11 @@ class Recipe:
         longest = max(self.train.seq_len, self.score.window, self.score.adapt.window if self.score.adapt is not None else 0)
         if longest > self.model.context:
             raise ValueError(f"model.context {self.model.context} is shorter than the longest window ({longest} tokens); raise it")
+
+
+def as_written_now(record: Any) -> Any:
+    """A recipe's JSON with the settings that have come since it was written, which are off."""
+    try:
+        return json.loads(json.dumps(to_json(from_json(Recipe, record))))
+    except UserError:  # of another form: the first difference says where
+        return record

@@ -18,8 +18,8 @@ from scipy import stats
 from bytefit.config import first_difference
 from bytefit.errors import UserError
 from bytefit.files import read_json
+from bytefit.recipes.recipe import as_written_now
 from bytefit.report.files import same_text
-from bytefit.run.folder import as_written_now
 
 Protocol = Literal["headline", "float_full", "full", "sliding", "adapt"]
 Alternative = Literal["two-sided", "less", "greater"]

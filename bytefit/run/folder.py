@@ -17,7 +17,7 @@ from bytefit.config import first_difference, from_json, to_json
 from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
 from bytefit.files import read_json, write_json
-from bytefit.recipes.recipe import Recipe
+from bytefit.recipes.recipe import Recipe, as_written_now
 from bytefit.train.checkpoint import load_checkpoint
 from bytefit.train.machine import describe_machine
 
@@ -184,14 +184,6 @@ def trained_weights(folder: RunFolder) -> dict[str, Tensor]:
         raise UserError(f"{folder.path} holds no trained weights; train first with: bytefit train RECIPE --out {folder.path}")
     checkpoint = load_checkpoint(folder.checkpoint)
     return checkpoint.final or checkpoint.weights
-
-
-def as_written_now(record: Any) -> Any:
-    """A recipe with the settings that have come since it was written, which are off."""
-    try:
-        return json.loads(json.dumps(to_json(from_json(Recipe, record))))
-    except UserError:  # of another form: the first difference says where
-        return record
 
 
 def _training_part(record: Any) -> Any:

@@ -126,8 +126,10 @@ def is_of(data: bytes, artifact_sha256: str, documents: list[bytes]) -> bool:
 
 
 def count_documents(data: bytes) -> int:
-    """How many documents a compressed file says that it holds; nothing is decoded. Raises UserError for another file."""
-    return int(_fields(data)[7])
+    """How many documents a compressed file says that it holds; nothing is decoded. Raises UserError for another file, or a damaged one."""
+    fields = _fields(data)
+    _check_sum(data)
+    return int(fields[7])
 
 
 def _fields(data: bytes) -> tuple[Any, ...]:
@@ -139,9 +141,12 @@ def _fields(data: bytes) -> tuple[Any, ...]:
     fields = _HEAD.unpack_from(data)
     if fields[1] != VERSION:
         raise UserError(f"the compressed file has format {fields[1]}; this program reads {VERSION}")
+    return fields
+
+
+def _check_sum(data: bytes) -> None:
     if zlib.crc32(data[: -_CHECKSUM.size]) != _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0]:
         raise UserError("the compressed file is damaged or cut short (checksum mismatch)")
-    return fields
 
 
 def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
@@ -154,6 +159,7 @@ def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
     _, _, artifact_hash, checksum, threads, num_streams, num_tokens, num_documents, num_lengths, machine_size, protocol_size = fields
     if artifact_hash != bytes.fromhex(artifact.sha256)[:8]:
         raise UserError(f"the file was compressed with another artifact (its hash starts with {artifact_hash.hex()})")
+    _check_sum(data)
     body = data[: -_CHECKSUM.size]
     protocol_start = _HEAD.size + machine_size
     lengths_start = protocol_start + protocol_size

@@ -216,7 +216,7 @@ def test_any_number_of_ranks_gives_the_same_weights(on_ranks, world, state, tole
     assert len(names) == 7
     for name in names:
         assert (one[name] - one[name.replace("weights", "start")]).abs().max() > 0.5
-        assert (one[name] - many[name]).abs().max() < tolerance, name
+        assert (one[name] - many[name]).abs().max() < tolerance * one[name].abs().max().clamp_min(1), name  # sums of another order
 
 
 @pytest.mark.parametrize("world", [2, 4])

@@ -84,7 +84,7 @@ def test_its_own_errors(runs, dataset, tmp_path, capsys) -> None:
         program.main(script, settings, arguments)
     assert "100,007 of 100,000" in capsys.readouterr().out
     script.write_bytes(b"#" * CAP)
-    with pytest.raises(UserError, match="100,000 of code leave nothing of budget_bytes 100,000"):
+    with pytest.raises(UserError, match="100,352 of code leave nothing of budget_bytes 100,000"):
         program.main(script, settings, ["--data", str(dataset.folder), "--out", str(tmp_path / "run")])
     with pytest.raises(UserError, match="data/datasets/fineweb10B_sp1024 is not a folder"):
         program.main(script, settings, [])
