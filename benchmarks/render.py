@@ -214,7 +214,7 @@ def picture(record: dict[str, Any]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 {height}" font-family="system-ui, sans-serif" font-size="15">',
         "<style>text{fill:#57606a}@media(prefers-color-scheme:dark){text{fill:#c9d1d9}}</style>",
-        f'<text x="8" y="22">bits per byte of {runs[0]["val_bytes"] / 1e6:.2f} MB of unseen English text (lower is better)</text>',
+        f'<text x="8" y="22">bits per byte of {runs[0]["val_bytes"] / 1e6:.2f} MB of English text (lower is better)</text>',
     ]
     for i, (name, value) in enumerate(rows):
         y, width = 40 + 34 * i, 470 * value / longest
@@ -245,7 +245,7 @@ def headline(record: dict[str, Any]) -> str:
     runs = record["summaries"]
     best = min(runs[0]["compressors_bpb"].items(), key=lambda item: item[1])
     seconds, threads = mean(runs, "train_seconds"), runs[0]["hardware"]["threads"]
-    text = f"{runs[0]['val_bytes'] / 1e6:.2f} MB of unseen English text"
+    text = f"{runs[0]['val_bytes'] / 1e6:.2f} MB of English text that it was not trained on"
     most = max(run["artifact_bytes"] for run in runs)
     return (
         f"**{mean(runs, 'val_bpb'):.3f} bits per byte** on {text}, from {seconds:.0f} s of training on {threads} CPU cores, everything in "
