@@ -57,7 +57,8 @@ def _executed(run: Evidence, size: int) -> Finding:
 
 
 def _calibration_time(run: Evidence) -> Finding:
-    """What reads training text after the loop stands in the clock of training, and has seconds to its name."""
+    """What reads training text after the loop stands in the clock of training, and has seconds to its name; at the contest's size that
+    clock has an end."""
     config, train = run.recipe.calibrate, run.recipe.train
     later = ["average"] if train.chooses_on_text else []
     later += ["calibrate"] if config is not None and isinstance(config.source, TrainingText) else []

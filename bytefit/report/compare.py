@@ -246,7 +246,7 @@ def as_text(groups: list[Group], comparisons: list[Comparison]) -> str:
         if found.welch_p is None:
             lines.append("  one run on each side: no test can be made; add seeds")
             continue
-        lines.append(f"  t test (Welch's; one run spreads as the others do): p = {found.welch_p:.2g}")
+        lines.append(f"  t test: p = {found.welch_p:.2g}")
         verdict = "yes" if found.is_record else "no"
         lines.append(
             f"  a record by the contest's rule (better by {RECORD_NATS} nats a token, here {found.record_margin:.5f} bits per byte, at "
