@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
 import safetensors.torch
 import torch
@@ -11,7 +11,7 @@ from torch import nn
 from bytefit.model.roles import ParameterInfo, Role, parameter
 from bytefit.optim.groups import AdamConfig, MuonConfig, OptimizerConfig, Optimizers
 from bytefit.optim.muon import Muon
-from bytefit.ranks import Ranks, end_process, join_ranks
+from bytefit.ranks import Ranks, join_ranks
 
 SHAPES = [(12, 8)] * 5 + [(8, 16)] * 2
 SHARDS = 4  # of the global batch
@@ -79,7 +79,7 @@ def run_clipped(ranks: Ranks, when: str, out: dict[str, torch.Tensor]) -> None:
     out |= {f"clip {when.split()[0]}/{name}": p.detach().clone() for name, p in named.items()}
 
 
-if __name__ == "__main__":
+def walk_all(out: Path) -> int:
     here = join_ranks()
     results: dict[str, torch.Tensor] = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -88,6 +88,6 @@ if __name__ == "__main__":
     for moment in ("after averaging", "before averaging"):
         run_clipped(here, moment, results)
     if here.is_first:
-        safetensors.torch.save_file({name: value.contiguous() for name, value in results.items()}, sys.argv[1])
+        safetensors.torch.save_file({name: value.contiguous() for name, value in results.items()}, out)
     here.barrier()
-    end_process(0)
+    return 0

@@ -1,10 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import safetensors.torch
@@ -13,6 +8,8 @@ from torch import nn
 
 from bytefit.optim.muon import Muon
 from bytefit.optim.newton_schulz import POLAR_EXPRESS, coefficients_of, normalise_rows, orthogonalise
+from tests.optim import parallel_worker
+from tests.processes import run_ranks
 
 QUINTIC = coefficients_of("quintic", 5)
 
@@ -198,12 +195,7 @@ def on_ranks(tmp_path_factory):
     """Weights, momenta and hand-over of twenty steps on 1, 2 and 4 ranks (gloo), in fp32 and with bf16 states."""
     out = tmp_path_factory.mktemp("ranks")
     for world in (1, 2, 4):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-        worker = str(Path(__file__).with_name("parallel_worker.py"))
-        done = subprocess.run(
-            [*command, worker, str(out / f"{world}.safetensors")], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-        )
-        assert done.returncode == 0, done.stderr
+        run_ranks(world, parallel_worker.walk_all, out / f"{world}.safetensors")
     return {world: safetensors.torch.load_file(out / f"{world}.safetensors") for world in (1, 2, 4)}
 
 

@@ -1,17 +1,14 @@
-"""Scores one text under several protocols on the ranks of torchrun, and writes what each target cost.
-
-python -m torch.distributed.run --nproc-per-node N tests/score/rank_worker.py OUT.safetensors
-"""
+"""Scores one text under several protocols on this rank and its peers, and writes what each target cost."""
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
 
-from bytefit.ranks import end_process, join_ranks
+from bytefit.ranks import join_ranks
 from bytefit.score.adapt import AdamW, Adapt, DocumentLora, Sgd
 from bytefit.score.harness import Watch
 from bytefit.score.scorer import new_tape, score_tapes
@@ -35,9 +32,8 @@ def text() -> np.ndarray:
     return np.concatenate(pieces).astype(np.int64)
 
 
-if __name__ == "__main__":
+def score_all(out: Path) -> int:
     ranks = join_ranks()
-    torch.set_num_threads(1)
     model, results = make_model(), {}
     for name, protocol in PROTOCOLS.items():
         tape = new_tape(text(), protocol)
@@ -48,6 +44,6 @@ if __name__ == "__main__":
             f"{name}.steps": torch.tensor(steps),
         }
     if ranks.is_first:
-        safetensors.torch.save_file(results, sys.argv[1])
+        safetensors.torch.save_file(results, out)
     ranks.barrier()
-    end_process(0)
+    return 0

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import constriction
 import numpy as np
@@ -30,6 +26,8 @@ from bytefit.score.scorer import score, target_nats
 from bytefit.score.tape import Tape
 from bytefit.score.windows import Full, Sliding
 from tests.conftest import make_documents
+from tests.processes import run_ranks
+from tests.score import rank_worker
 from tests.score.rank_worker import PROTOCOLS
 
 ADAPT = Adapt(window=64, stride=16, chunk_tokens=1024, optimizer=AdamW(lr=0.002), epochs=1)
@@ -43,12 +41,8 @@ PIECES = dataclasses.replace(LORA, piece_tokens=40)
 @pytest.fixture(scope="module")
 def on_ranks(tmp_path_factory):
     out = tmp_path_factory.mktemp("ranks")
-    worker, root = str(Path(__file__).with_name("rank_worker.py")), str(Path(__file__).parents[2])
     for world in (1, 2, 4):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-        done = subprocess.run([*command, worker, str(out / f"{world}.safetensors")], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr
+        run_ranks(world, rank_worker.score_all, out / f"{world}.safetensors")
     return {world: safetensors.torch.load_file(out / f"{world}.safetensors") for world in (1, 2, 4)}
 
 
@@ -230,7 +224,7 @@ def test_any_bytes_survive_compression_while_learning(tiny_run, protocol) -> Non
         assert decompress(load_artifact(tiny_run.artifact), data) == contents
 
 
-@pytest.mark.parametrize("protocol", [ADAPT, LORA])
+@pytest.mark.parametrize("protocol", [ADAPT, dataclasses.replace(LORA, batch_documents=64)])
 def test_proof_while_learning(tiny_run, tmp_path, protocol) -> None:
     """64 kB of text, restored from the artifact alone by a decoder that learns as the encoder did; the bits agree with the score."""
     documents = cut_documents([text.encode() for text in make_documents(150, seed=9)], 65_536)

@@ -64,13 +64,6 @@ def test_an_experiment_changes_the_weights_and_not_their_names(dataset, tmp_path
     assert losses(tmp_path / "b")[-1] < losses(tmp_path / "b")[0]
 
 
-@pytest.fixture
-def traced(monkeypatch):
-    """What is compiled is traced, with all its guards, and not turned into C++, which takes most of the time."""
-    real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda module, **options: real(module, backend="aot_eager", **options))
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_compiled_experiments_follow_eager(dataset, tmp_path, name, request) -> None:
     if name != "distillation":  # the one with two losses is turned into C++ as well

@@ -6,13 +6,12 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
+from bytefit.cli import main
 from bytefit.config import apply_settings, to_json
 from bytefit.data.loaders import ShuffledLoader
 from bytefit.errors import Interrupted, UserError
@@ -28,6 +27,7 @@ from bytefit.train.loop import Position, next_step
 from bytefit.train.metrics import read_metrics
 from bytefit.train.step import Stepper
 from tests.conftest import ONE_RANK
+from tests.processes import Processes, run_ranks
 from tests.train.test_train import RECIPE, config, load_checkpoint, losses, new_model, same, train, train_tiny
 
 REPLAY = ReplayConfig(batches=2, epochs=2, lr_scale=0.1)
@@ -162,7 +162,7 @@ def test_curriculum_changes_the_plan_at_its_share_of_the_budget(dataset, tmp_pat
     assert made.plan == model.plan
 
 
-def test_compiled_curriculum_follows_eager(dataset, tmp_path) -> None:
+def test_compiled_curriculum_follows_eager(dataset, tmp_path, traced) -> None:
     """The switch must reach the compiled graph: losses agree before and after it, and differ from a run without the switch."""
     model, settings = looped()
     train_looped(dataset, tmp_path / "eager", settings, model)
@@ -299,23 +299,16 @@ def test_a_checkpoint_that_did_not_count_tokens_goes_on(dataset, tmp_path, monke
 # --- ranks --------------------------------------------------------------------------------------------------------------------
 
 
-def start_on_ranks(world: int, recipe: str, dataset, out, *settings: str) -> subprocess.Popen:
+def arguments_of(recipe: str, dataset, out, *settings: str) -> list[str]:
     arguments = ["train", recipe, "--size", "tiny", "--data", str(dataset.folder), "--out", str(out)]
     settings = ("train.dtype=float32", "train.optimizer.matrices.dtype=float32", "train.optimizer.matrices.state_dtype=float32", *settings)
     for setting in settings:
         arguments += [setting] if setting.startswith("--") else ["--set", setting]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world), "-m", "bytefit"]
-    command = torchrun if world > 1 else [sys.executable, "-m", "bytefit"]
-    return subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    return arguments
 
 
 def on_ranks(world: int, recipe: str, dataset, out, *settings: str) -> None:
-    process = start_on_ranks(world, recipe, dataset, out, *settings)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    run_ranks(world, main, arguments_of(recipe, dataset, out, *settings))
 
 
 @pytest.mark.parametrize(
@@ -340,12 +333,13 @@ def test_a_run_goes_on_with_another_number_of_ranks(dataset, tmp_path, first, th
     order; rounding to a grid would make more of that: a weight at a threshold falls to the other side."""
     settings = ("--steps=60", "train.checkpoint_seconds=0.01", "train.optimizer.clip_norm=null", "train.fake_quant=null")
     on_ranks(1, "pr578", dataset, tmp_path / "a", *settings)
-    process = start_on_ranks(first, "pr578", dataset, tmp_path / "b", *settings)
+    stopped_early = Processes(first, main, arguments_of("pr578", dataset, tmp_path / "b", *settings))
     state = tmp_path / "b" / "checkpoint" / "state.json"
-    while process.poll() is None and not (state.exists() and json.loads(state.read_text())["step"] >= 5):
+    while stopped_early.running and not (state.exists() and json.loads(state.read_text())["step"] >= 5):
         time.sleep(0.02)
-    process.terminate()
-    process.communicate()
+    stopped_early.send(signal.SIGTERM)
+    codes, said = stopped_early.wait()
+    assert codes == [130] * first, said
     stopped = load_checkpoint(tmp_path / "b" / "checkpoint").progress
     assert 5 <= stopped["step"] < 60
     on_ranks(then, "pr578", dataset, tmp_path / "b", *settings, "--resume")

@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from bytefit.cli import main
 from bytefit.errors import Interrupted, UserError
 from bytefit.ledger import Ledger
 from bytefit.optim.average import AverageConfig
@@ -24,6 +25,7 @@ from bytefit.train.loop import train
 from bytefit.train.metrics import read_metrics
 from bytefit.train.step import Stepper
 from tests.conftest import ONE_RANK
+from tests.processes import Processes
 
 RECIPE = find_recipe("pocket", "tiny")
 
@@ -194,27 +196,21 @@ def test_sigkill_at_a_random_moment_loses_nothing(dataset, tmp_path) -> None:
         arguments = ["run", "pocket", "--size", "tiny", "--steps", "150", "--data", str(dataset.folder), "--out", str(out)]
         settings = ["--set", "train.checkpoint_seconds=0.05", "--set", "score.max_bytes=2000", "--set", "score.proof_bytes=300"]
         settings += ["--set", "train.dtype=float32", "--set", "train.optimizer.matrices.dtype=float32"]  # "auto" is timed, and may differ
-        return subprocess.Popen(
-            [sys.executable, "-m", "bytefit", *arguments, *settings, *more], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        return Processes(1, main, [*arguments, *settings, *more])
 
-    undisturbed = start(tmp_path / "a")
-    assert undisturbed.wait() == 0, undisturbed.stderr.read()
-    undisturbed.stderr.close()
+    assert start(tmp_path / "a").wait()[0] == [0]
     generator = random.Random()
     for _ in range(2):
         process = start(tmp_path / "b", "--resume")
         metrics = tmp_path / "b" / "metrics.jsonl"
         before = len(read_metrics(metrics))
-        while len(read_metrics(metrics)) <= before + 3 and process.poll() is None:
+        while len(read_metrics(metrics)) <= before + 3 and process.running:
             time.sleep(0.02)
         time.sleep(generator.uniform(0, 0.5))
-        process.kill()
+        process.send(signal.SIGKILL)
         process.wait()
-        process.stderr.close()
-    last = start(tmp_path / "b", "--resume")
-    assert last.wait() == 0, last.stderr.read()
-    last.stderr.close()
+    codes, said = start(tmp_path / "b", "--resume").wait()
+    assert codes == [0], said
     weights = [load_checkpoint(tmp_path / run / "checkpoint").weights for run in "ab"]
     assert same(*weights)
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
