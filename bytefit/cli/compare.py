@@ -9,7 +9,6 @@ from bytefit.cli.options import Verbs, add_verb, show_result
 from bytefit.errors import UserError
 from bytefit.files import write_bytes
 from bytefit.report.chart import strip_chart
-from bytefit.report.compare import Group, as_text, compare, read_groups
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -32,6 +31,8 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def do_compare(options: argparse.Namespace) -> None:
+    from bytefit.report.compare import Group, as_text, compare, read_groups  # scipy's statistics take seconds, and --help lists all verbs
+
     groups, bytes_a_token = read_groups(options.runs, options.protocol)
     if options.equivalence is not None and not options.equivalence > 0:
         raise UserError(f"--equivalence {options.equivalence} must be above 0")
