@@ -73,7 +73,33 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
         lines += ["", EARLIER]
     if missing:
         lines += ["", f"Not measured yet: {', '.join(missing)}."]
-    lines += ["", *seconds_table(known, by_system), ""]
+    lines += ["", *forms_table(rows, steps), "", *seconds_table(known, by_system), ""]
+    return lines
+
+
+def forms_table(rows: list[Record], steps: Record) -> list[str]:
+    """What ran in the contest against what was advertised: pairs of one seed, the same steps and the same arithmetic."""
+    of = {(row["name"], row["seed"], row["summary"]["dtype"]): row for row in rows if not dagger([row], steps)}
+    kinds = ("last weights", "averaged", "packed", "headline")
+    lines = [
+        "As submitted less repaired, bits per byte (above zero: what ran was worse than what was advertised): means over the seeds of "
+        "which both forms have a row, in one arithmetic.",
+        "",
+        "| system | seeds | " + " | ".join(kinds) + " |",
+        "| --- | --- |" + " ---: |" * len(kinds),
+    ]
+
+    def scores(row: Record) -> list[float]:
+        return [row["val_bpb_last"], *(row["summary"][key] for key in ("val_bpb_float", "val_bpb_full", "val_bpb"))]
+
+    for name in SYSTEMS:
+        seeds = sorted(at for form, *at in of if form == name and (name + AS_SUBMITTED, *at) in of)
+        there, here = ([scores(of[form, *at]) for at in seeds] for form in (name + AS_SUBMITTED, name))
+        changes = [
+            statistics.fmean(a) - statistics.fmean(b) for a, b in zip(zip(*there, strict=True), zip(*here, strict=True), strict=True)
+        ]
+        cells = [f"{change:+.4f}" for change in changes] or ["–"] * len(kinds)
+        lines.append(f"| {name} | {', '.join(str(seed) for seed, _ in seeds) or '–'} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -105,7 +131,15 @@ def arithmetic_of(rows: list[Record]) -> str:
     return f"Computed in {most}, but {', '.join(told)}: what a run's machine is faster in (what that is worth: [log](log.md))."
 
 
-EARLIER = "† Of an earlier count of steps, or of the recipe as it was then; to be measured again."
+EARLIER = (
+    "† Of an earlier count of steps, or of the recipe as it was then; to be measured again, and shown until the first of now is there."
+)
+
+
+def newest(rows: list[Record], steps: Record) -> list[Record]:
+    """The rows of a system's steps and recipe of now; all of them where it has none."""
+    now = {row["name"] for row in rows if not dagger([row], steps)}
+    return [row for row in rows if row["name"] not in now or not dagger([row], steps)]
 
 
 def dagger(rows: list[Record], steps: Record) -> str:
@@ -114,8 +148,8 @@ def dagger(rows: list[Record], steps: Record) -> str:
     return "" if all((row["summary"]["steps"], row["digest"]) in now for row in rows) else " †"
 
 
-def peers_section(record: Record, ours: Record | None) -> list[str]:
-    """What the contest's own scripts reached under a like budget, and what artifacts of the table of systems reach on their text."""
+def peers_section(record: Record) -> list[str]:
+    """What the contest's own scripts reached under a like budget."""
     lines = [
         "## The contest's own scripts on two cores",
         "",
@@ -131,13 +165,6 @@ def peers_section(record: Record, ours: Record | None) -> list[str]:
             f"| {row['system']} | {row['num_parameters']:,} | {scores[0]} | {scores[1]} | {row['quantised_as']} | {scores[2]} "
             f"| {scores[3]} | {row['model_bytes']:,} |"
         )
-    if ours:
-        told = "; ".join(f"`{row['recipe']}` (seed {row['seed']}) {row['sliding']:.4f} and {row['own']:.4f}" for row in ours["rows"])
-        lines += [
-            "",
-            f"The table's own artifacts on the same first {ours['rows'][0]['bytes'] / 1e6:.1f} MB (`{ours['command']}` at commit "
-            f"`{ours['commit'][:10]}`), sliding and by their own protocol: {told}.",
-        ]
     return [*lines, ""]
 
 

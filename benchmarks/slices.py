@@ -1,9 +1,11 @@
-"""Artifacts on the megabyte of validation text after the one of the tables, which no choice of a recipe's parts has seen.
+"""Artifacts of the table of systems on other slices of the validation text than the table's.
 
-    python benchmarks/next_megabyte.py --data web --runs runs/benchmark/systems-pocket-s3
+    python benchmarks/slices.py --data web --runs runs/benchmark/systems-pocket-s3
 
-``pocket``'s parts and its window were chosen on the beginning of the validation text (docs/log.md); whether that flatters it shows here.
-Sliding windows and the protocol that the artifact was packed with, on both megabytes, and the general-purpose compressors.
+Three slices of whole documents: the first half megabyte, on which the contest's own scripts were scored; the first megabyte, which is
+the table's; and the megabyte after it, which no choice has seen. ``pocket``'s parts and its window were chosen on the beginning of the
+validation text (docs/log.md), and whether that flatters it shows there. Sliding windows and the protocol that the artifact was packed with,
+and the general-purpose compressors, which say how hard a slice is.
 """
 
 from __future__ import annotations
@@ -30,25 +32,29 @@ from bytefit.score.windows import Sliding
 MEGABYTE = 1_000_000
 
 
-def megabytes(dataset: Dataset) -> dict[str, tuple[np.ndarray, list[bytes]]]:
-    """Tokens and documents of the first megabyte and of the next, whole documents both."""
-    first = val_tokens(dataset, MEGABYTE)
-    num_first = int((first == BOS_ID).sum())
-    size = sum(map(len, dataset.val_documents(MEGABYTE)))
-    both, documents = val_tokens(dataset, size + MEGABYTE), dataset.val_documents(size + MEGABYTE)
-    return {"first": (first, documents[:num_first]), "next": (both[len(first) :], documents[num_first:])}
+def slices(dataset: Dataset) -> dict[str, tuple[np.ndarray, list[bytes]]]:
+    """Tokens and documents of every slice."""
+    half, first = val_tokens(dataset, MEGABYTE // 2), val_tokens(dataset, MEGABYTE)
+    num_half, num_first = (int((tokens == BOS_ID).sum()) for tokens in (half, first))
+    first_bytes = sum(map(len, dataset.val_documents(MEGABYTE)))
+    both, documents = val_tokens(dataset, first_bytes + MEGABYTE), dataset.val_documents(first_bytes + MEGABYTE)
+    return {
+        "first half megabyte": (half, documents[:num_half]),
+        "first megabyte": (first, documents[:num_first]),
+        "next megabyte": (both[len(first) :], documents[num_first:]),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="dataset folder")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="run folders of the table of systems")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/next_megabyte.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/slices.json"))
     options = parser.parse_args()
     dataset = open_dataset(options.data)
-    texts, dtype = megabytes(dataset), resolve_dtype("auto", "cpu")
+    texts, dtype = slices(dataset), resolve_dtype("auto", "cpu")
     rows: list[dict[str, Any]] = []
-    record = provenance() | {"benchmark": "next_megabyte", "dataset_sha256": dataset.sha256, "rows": rows}
+    record = provenance() | {"benchmark": "slices", "dataset_sha256": dataset.sha256, "rows": rows}
     record["compressors"] = {text: compressors_bits_per_byte(documents) for text, (_, documents) in texts.items()}
     for path in options.runs:
         recipe, artifact = RunFolder(path).read_recipe(), load_artifact(RunFolder(path).artifact)
