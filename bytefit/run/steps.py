@@ -53,6 +53,8 @@ from bytefit.train.loop import train
 from bytefit.train.machine import describe_machine, hardware_of
 from bytefit.train.step import plans_of
 
+CPU_WINDOWS = 4  # of calibration at once, where a clock ends it
+
 
 def fit_recipe_to(recipe: Recipe, dataset: Dataset, *, tell: bool = True) -> Recipe:
     """The recipe with the dataset's vocabulary size."""
@@ -124,7 +126,7 @@ def _weights(model: LanguageModel) -> dict[str, Tensor]:
 
 def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger, device: str = "cpu") -> Statistics:
     """What the trained model's matrices see, from ``calibration.safetensors`` where that was measured like this already."""
-    config = recipe.calibrate
+    config = _calibration_of(recipe, device)
     if config is None:
         return {}
     gradients = recipe.pack.quant.needs_gradients
@@ -156,8 +158,9 @@ def calibrate_step(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: 
 def _batches(model: LanguageModel, config: CalibrationConfig, recipe: Recipe, dataset: Dataset, ledger: Ledger) -> Iterator[Tensor]:
     """The text to calibrate on; training text ends when the seconds that training left for it are used, or its share of them where the
     same text is read again: a forward pass for each block and for what stands around them, where the first took no less."""
-    by_the_clock = recipe.train.reserved_seconds > 0 and isinstance(config.source, TrainingText)
-    left = recipe.train.reserved_seconds - (ledger.read("average") if recipe.train.chooses_on_text else 0.0)
+    clock, by_the_clock = recipe.train, _reads_by_the_clock(recipe)
+    left = min(clock.reserved_seconds, (clock.seconds or 0.0) - ledger.read("train"))  # the last step may have gone over
+    left -= ledger.read("average") if clock.chooses_on_text else 0.0
     if config.sequential:
         left /= 1 + 2 + len({info.block for info in model.parameter_infos() if info.block is not None})
     batches = 0
@@ -170,13 +173,25 @@ def _batches(model: LanguageModel, config: CalibrationConfig, recipe: Recipe, da
         return by_the_clock and foreseen > left
 
     return calibration_batches(
-        config, model, train=dataset.train, tokenizer=dataset.tokenizer, seq_len=recipe.train.seq_len, seed=recipe.seed, stop_at=out_of_time
+        config, model, train=dataset.train, tokenizer=dataset.tokenizer, seq_len=clock.seq_len, seed=recipe.seed, stop_at=out_of_time
     )
+
+
+def _reads_by_the_clock(recipe: Recipe) -> bool:
+    return recipe.train.reserved_seconds > 0 and recipe.calibrate is not None and isinstance(recipe.calibrate.source, TrainingText)
+
+
+def _calibration_of(recipe: Recipe, device: str) -> CalibrationConfig | None:
+    """By the clock and on a CPU in batches of a few windows: one is read however busy the machine is, and it should not go over."""
+    config = recipe.calibrate
+    if config is None or device != "cpu" or not _reads_by_the_clock(recipe):
+        return config
+    return dataclasses.replace(config, batch_windows=min(config.batch_windows, CPU_WINDOWS))
 
 
 def _same_batches(model: LanguageModel, folder: RunFolder, recipe: Recipe, dataset: Dataset) -> list[Tensor]:
     """What the calibration in the folder has read, once more: as much of it as the clock let it."""
-    config, held = recipe.calibrate, load_statistics(folder.calibration)
+    config, held = _calibration_of(recipe, model.embedding.weight.device.type), load_statistics(folder.calibration)
     assert config is not None
     text = calibration_batches(
         config, model, train=dataset.train, tokenizer=dataset.tokenizer, seq_len=recipe.train.seq_len, seed=recipe.seed

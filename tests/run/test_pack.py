@@ -281,6 +281,18 @@ def test_calibration_has_what_choosing_leaves_of_the_reserve(folder, dataset, ch
     assert len(found) == batches
 
 
+@pytest.mark.parametrize(("spent", "seconds", "windows"), [(239.9, 240.0, 4), (200.0, 240.0, 64), (239.9, None, 64)])
+def test_a_calibration_that_finds_no_time_reads_little(folder, dataset, spent, seconds, windows) -> None:
+    """Training went over its part of the clock, as on a busy machine: the one batch that is read is a small one. Without a clock, all."""
+    recipe = recipe_of(folder, windows=64)
+    train = dataclasses.replace(recipe.train, steps=None if seconds else 9, seconds=seconds, reserve_seconds=60.0)
+    recipe = dataclasses.replace(recipe, train=train, calibrate=dataclasses.replace(recipe.calibrate, batch_windows=64))
+    calibrate_step(folder, recipe, dataset, Ledger({"train": spent, "calibrate": 0.2}))
+    text = _same_batches(trained_model(folder, recipe), folder, recipe, dataset)
+    assert sum(map(len, text)) == windows
+    assert {len(batch) for batch in text} == {4 if seconds else 64}
+
+
 def test_text_that_is_read_again_block_by_block_has_its_share_of_the_clock(folder, dataset) -> None:
     """Five passes in all (two blocks, what stands around them, and the first one), over as much text as the first was given."""
     train = dataclasses.replace(folder.read_recipe().train, steps=None, seconds=240.0, reserve_seconds=60.0)
