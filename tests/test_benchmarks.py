@@ -261,6 +261,26 @@ def test_a_new_setting_that_is_off_leaves_digests_what_they_are() -> None:
     assert digest(recipe | {"model": recipe["model"] | {"new_part": False}}) != digest(recipe)  # off is what null says
 
 
+def test_forms_are_compared_pair_by_pair_of_rows_of_now() -> None:
+    """Rows of other steps are left out once one of now is there; a pair is of one seed and one arithmetic."""
+    from record import digest
+    from render_systems import forms_table, newest
+
+    def row(name: str, steps: int, seed: int, dtype: str, bpb: float) -> dict:
+        scores = dict.fromkeys(("val_bpb_float", "val_bpb_full", "val_bpb"), bpb)
+        summary = scores | {"steps": steps, "dtype": dtype}
+        return {"name": name, "seed": seed, "val_bpb_last": bpb, "summary": summary, "digest": digest(to_json(find_recipe(name)))}
+
+    submitted, steps = "pr128_as_submitted", {"steps": {"pr128": 100, "pr128_as_submitted": 100, "baseline": 100}}
+    of_now = [row("pr128", 100, 1, "float32", 2.0), row("pr128", 100, 2, "bfloat16", 1.0), row(submitted, 100, 1, "float32", 2.25)]
+    of_now.append(row(submitted, 100, 2, "float32", 9.0))
+    before, alone = row(submitted, 90, 3, "float32", 5.0), row("baseline", 90, 1, "float32", 5.0)
+    assert newest([*of_now, before, alone], steps) == [*of_now, alone]
+    lines = forms_table([*of_now, before, alone], steps)
+    assert "| pr128 | 1 | +0.2500 | +0.2500 | +0.2500 | +0.2500 |" in lines
+    assert "| baseline | – | – | – | – | – |" in lines
+
+
 def test_rows_of_another_count_of_steps_or_recipe_say_so() -> None:
     from record import digest
     from render_systems import EARLIER, system_figures

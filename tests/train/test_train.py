@@ -198,7 +198,8 @@ def test_sigkill_at_a_random_moment_loses_nothing(dataset, tmp_path) -> None:
         settings += ["--set", "train.dtype=float32", "--set", "train.optimizer.matrices.dtype=float32"]  # "auto" is timed, and may differ
         return Processes(1, main, [*arguments, *settings, *more])
 
-    assert start(tmp_path / "a").wait()[0] == [0]
+    codes, said = start(tmp_path / "a").wait()
+    assert codes == [0], said
     generator = random.Random()
     for _ in range(2):
         process = start(tmp_path / "b", "--resume")
