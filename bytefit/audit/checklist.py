@@ -7,6 +7,7 @@ from bytefit.audit.evidence import Evidence
 from bytefit.audit.findings import CLASSES, Finding
 from bytefit.audit.limits import check_limits
 from bytefit.audit.order import check_order
+from bytefit.audit.proof import check_proof
 from bytefit.audit.provenance import check_provenance
 from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
@@ -26,7 +27,7 @@ def audit(folder: RunFolder, dataset: Dataset) -> list[Finding]:
             raise UserError(f"{folder.path} has no {needed.name} yet; make it with: bytefit {verb} {folder.path}")
     run = Evidence(folder, recipe, dataset)
     check_fits(run.artifact, dataset)
-    findings = [*check_order(run), *check_counting(run), *check_limits(run), *check_provenance(run)]
+    findings = [*check_order(run), *check_proof(run), *check_counting(run), *check_limits(run), *check_provenance(run)]
     findings.sort(key=lambda finding: finding.number)
     assert [finding.number for finding in findings] == list(CLASSES)
     return findings

@@ -1,4 +1,4 @@
-"""Classes 15 to 25: the bytes that a score is divided by, and the text that it is of."""
+"""Classes 2 and 15 to 25: the targets that are scored, the bytes that a score is divided by, and the text that it is of."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def check_counting(run: Evidence) -> list[Finding]:
     spaces, pieces, boundary = table_answers(run.dataset.byte_table, run.dataset.tokenizer)
     recount = _recount(run)
     return [
+        _each_once(run),
         judged(15, spaces.holds and recount.holds, f"{spaces.evidence}; {recount.evidence}"),
         judged(16, pieces.holds, pieces.evidence),
         judged(17, boundary.holds, boundary.evidence),
@@ -28,6 +29,16 @@ def check_counting(run: Evidence) -> list[Finding]:
         _overlap(run),
         _trained_on(run),
     ]
+
+
+def _each_once(run: Evidence) -> Finding:
+    wanted = len(run.tokens) - 1
+    for name in run.scored:
+        blocks = sum(block[0] for block in run.scores[name].get("blocks", []))
+        for what, count in (("targets", run.scores[name]["targets"]), ("targets in blocks", blocks)):
+            if count != wanted:
+                return failed(2, f"{name}: {count:,} {what}; the text has {wanted:,}")
+    return judged(2, bool(run.scored), f"{', '.join(run.scored)}: {wanted:,} targets each, every one once")
 
 
 def table_answers(table: ByteTable, tokenizer: Tokenizer) -> tuple[Answer, Answer, Answer]:

@@ -1,4 +1,4 @@
-"""Classes 1 to 14: what a score may depend on. The artifact itself is probed, under the protocols that the run used, with shorter
+"""Classes 1, 3 to 10 and 14: what a score may depend on. The artifact itself is probed, under the protocols that the run used, with shorter
 chunks and longer strides where a few windows would otherwise not show them or take minutes."""
 
 from __future__ import annotations
@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,22 +14,15 @@ from bytefit.audit.evidence import Evidence
 from bytefit.audit.findings import Finding, failed, judged, passed, skipped
 from bytefit.audit.probes import Answer, Scorer, documents_apart, future_change, prefix_alone
 from bytefit.data.tokenizer import BOS_ID
-from bytefit.errors import UserError
-from bytefit.files import read_bytes
 from bytefit.model.language_model import LanguageModel
-from bytefit.quant.calibrate import OwnText
 from bytefit.score.adapt import Adapt, DocumentLora
-from bytefit.score.compressed import is_of
 from bytefit.score.predictor import ModelPredictor
-from bytefit.score.prove import SLACK_BITS, cut_documents
 from bytefit.score.scorer import ScoreProtocol, score_tapes, target_nats
 from bytefit.score.tape import Tape
 from bytefit.score.windows import Sliding
 
 PROBE_WINDOWS = 5  # windows of text that a probe scores
 PROBE_TOKENS = 2560  # but of long windows only as many as this holds, and at least two
-LEAST_OF_A_PROOF = 0.02  # the slack of a proof may be so much of its bits
-EXCERPT_BYTES = 256  # of a document: so much of it in another text is no chance
 PROBE_ROWS = 256  # targets in a window whose distributions are made one by one
 RowMaker = Callable[[int, float], np.ndarray]  # (target, temperature) → probabilities (V,), from the tokens before the target alone
 
@@ -45,21 +37,16 @@ def check_order(run: Evidence) -> list[Finding]:
     prefix = {name: prefix_alone(scorer, tokens) for name, scorer in scorers.items() if not isinstance(small[name], Adapt)}
     row = row_maker(run.artifact.model, tokens)
     rows = {name: read_from_rows(row, scorers[name], protocol, tokens) for name, protocol in small.items()}
-    counted = _each_once(run)
     learns = any(isinstance(protocol, Adapt | DocumentLora) for protocol in small.values())
     no_learning = "no protocol of this run learns while it scores"
     return [
         _all(1, future),
-        judged(2, counted.holds, counted.evidence),
         _all(3, future) if learns else skipped(3, no_learning),
         _all(4, {f"{name}, its beginning alone": answer for name, answer in prefix.items()} | future),
         *(_all(number, rows) for number in (5, 6, 7, 8, 9)),
         skipped(10, "nothing is compiled or warmed up on validation text")
         if not learns
         else judged(10, _untouched(run, small), "the artifact's weights are the same before and after scoring"),
-        _calibration(run),
-        _training_data(run),
-        _same_forward_pass(run),
         _documents(run, small, tokens),
     ]
 
@@ -124,69 +111,11 @@ def read_from_rows(row: RowMaker, scorer: Scorer, protocol: ScoreProtocol, token
     return Answer(worst <= 1e-3 and sums <= 1e-3, evidence)
 
 
-def _each_once(run: Evidence) -> Answer:
-    wanted = len(run.tokens) - 1
-    for name in run.scored:
-        blocks = sum(block[0] for block in run.scores[name].get("blocks", []))
-        for what, count in (("targets", run.scores[name]["targets"]), ("targets in blocks", blocks)):
-            if count != wanted:
-                return Answer(False, f"{name}: {count:,} {what}; the text has {wanted:,}")
-    return Answer(bool(run.scored), f"{', '.join(run.scored)}: {wanted:,} targets each, every one once")
-
-
 def _untouched(run: Evidence, protocols: dict[str, ScoreProtocol]) -> bool:
     before = [p.detach().clone() for p in run.artifact.model.parameters()]
     for protocol in protocols.values():
         score_tapes(run.artifact.model, [Tape(run.tokens[: 2 * protocol.window])], protocol, torch.float32)
     return all(torch.equal(a, b) for a, b in zip(before, run.artifact.model.parameters(), strict=True))
-
-
-def _calibration(run: Evidence) -> Finding:
-    config = run.recipe.calibrate
-    if config is None:
-        return skipped(11, "nothing is calibrated")
-    if not isinstance(config.source, OwnText):
-        return passed(11, f"calibrated on {type(config.source).__name__}, which holds no validation text")
-    try:
-        text = read_bytes(Path(config.source.path))
-    except UserError as error:
-        return failed(11, f"what it was calibrated on is gone: {error}")
-    inside = [document for document in run.dataset.val_documents() if any(piece in text for piece in pieces_of(document))]
-    return judged(11, not inside, f"of {len(inside)} validation documents {EXCERPT_BYTES} bytes or all stand in {config.source.path}")
-
-
-def pieces_of(document: bytes) -> list[bytes]:
-    """What would be found of a document in a text that holds an excerpt of it; nothing of one that says next to nothing."""
-    whole = [document] if 64 < len(document) < EXCERPT_BYTES else []
-    return whole + [document[i : i + EXCERPT_BYTES] for i in range(0, len(document) - EXCERPT_BYTES + 1, EXCERPT_BYTES)]
-
-
-def _training_data(run: Evidence) -> Finding:
-    if not run.proof:
-        return skipped(12, "no proof was made (score.proof_bytes is 0)")
-    if run.proof.get("artifact_sha256") != run.artifact.sha256:
-        return failed(12, f"proof.json is of artifact {str(run.proof.get('artifact_sha256'))[:12]}; here lies {run.artifact.sha256[:12]}")
-    if not run.folder.proof_text.exists():
-        return failed(12, f"{run.folder.proof_text.name} is not there; make it again with: bytefit prove {run.folder.path}")
-    data, wanted = read_bytes(run.folder.proof_text), run.recipe.score.proof_bytes
-    documents = cut_documents(run.dataset.val_documents(wanted), wanted)
-    if len(data) != run.proof["bytes_out"] or not is_of(data, run.artifact.sha256, documents):
-        return failed(12, f"{run.folder.proof_text.name} is not the validation text compressed to {run.proof['bytes_out']:,} bytes")
-    evidence = f"{run.proof['bytes_in']:,} bytes of validation text were restored from this artifact and {len(data):,} bytes alone"
-    return judged(12, bool(run.proof["restored"]), evidence)
-
-
-def _same_forward_pass(run: Evidence) -> Finding:
-    if not run.proof:
-        return skipped(13, "no proof was made (score.proof_bytes is 0)")
-    evidence = f"the coder's token-by-token pass and the scorer's agree within {run.proof['agreement']:+.4%}"
-    if run.proof["holds"] and LEAST_OF_A_PROOF * run.proof["expected_bits"] < SLACK_BITS:
-        return skipped(13, f"{evidence}, but {run.proof['bytes_in']:,} bytes are too few to say anything; raise score.proof_bytes")
-    if isinstance(run.recipe.score.coded, Adapt | DocumentLora):
-        if run.proof["holds"] and not run.proof["learned_steps"]:
-            return skipped(13, f"{evidence}, but nothing was learned in so little text; raise score.proof_bytes")
-        evidence += f", with {run.proof['learned_steps']} steps of learning on the way"
-    return judged(13, bool(run.proof["holds"]), evidence)
 
 
 def _documents(run: Evidence, protocols: dict[str, ScoreProtocol], tokens: np.ndarray) -> Finding:

@@ -1,0 +1,69 @@
+"""Classes 11 to 13: the text of calibration, and the proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bytefit.audit.evidence import Evidence
+from bytefit.audit.findings import Finding, failed, judged, passed, skipped
+from bytefit.errors import UserError
+from bytefit.files import read_bytes
+from bytefit.quant.calibrate import OwnText
+from bytefit.score.adapt import Adapt, DocumentLora
+from bytefit.score.compressed import is_of
+from bytefit.score.prove import SLACK_BITS, cut_documents
+
+LEAST_OF_A_PROOF = 0.02  # the slack of a proof may be so much of its bits
+EXCERPT_BYTES = 256  # of a document: so much of it in another text is no chance
+
+
+def check_proof(run: Evidence) -> list[Finding]:
+    return [_calibration(run), _training_data(run), _same_forward_pass(run)]
+
+
+def _calibration(run: Evidence) -> Finding:
+    config = run.recipe.calibrate
+    if config is None:
+        return skipped(11, "nothing is calibrated")
+    if not isinstance(config.source, OwnText):
+        return passed(11, f"calibrated on {type(config.source).__name__}, which holds no validation text")
+    try:
+        text = read_bytes(Path(config.source.path))
+    except UserError as error:
+        return failed(11, f"what it was calibrated on is gone: {error}")
+    inside = [document for document in run.dataset.val_documents() if any(piece in text for piece in pieces_of(document))]
+    return judged(11, not inside, f"of {len(inside)} validation documents {EXCERPT_BYTES} bytes or all stand in {config.source.path}")
+
+
+def pieces_of(document: bytes) -> list[bytes]:
+    """What would be found of a document in a text that holds an excerpt of it; nothing of one that says next to nothing."""
+    whole = [document] if 64 < len(document) < EXCERPT_BYTES else []
+    return whole + [document[i : i + EXCERPT_BYTES] for i in range(0, len(document) - EXCERPT_BYTES + 1, EXCERPT_BYTES)]
+
+
+def _training_data(run: Evidence) -> Finding:
+    if not run.proof:
+        return skipped(12, "no proof was made (score.proof_bytes is 0)")
+    if run.proof.get("artifact_sha256") != run.artifact.sha256:
+        return failed(12, f"proof.json is of artifact {str(run.proof.get('artifact_sha256'))[:12]}; here lies {run.artifact.sha256[:12]}")
+    if not run.folder.proof_text.exists():
+        return failed(12, f"{run.folder.proof_text.name} is not there; make it again with: bytefit prove {run.folder.path}")
+    data, wanted = read_bytes(run.folder.proof_text), run.recipe.score.proof_bytes
+    documents = cut_documents(run.dataset.val_documents(wanted), wanted)
+    if len(data) != run.proof["bytes_out"] or not is_of(data, run.artifact.sha256, documents):
+        return failed(12, f"{run.folder.proof_text.name} is not the validation text compressed to {run.proof['bytes_out']:,} bytes")
+    evidence = f"{run.proof['bytes_in']:,} bytes of validation text were restored from this artifact and {len(data):,} bytes alone"
+    return judged(12, bool(run.proof["restored"]), evidence)
+
+
+def _same_forward_pass(run: Evidence) -> Finding:
+    if not run.proof:
+        return skipped(13, "no proof was made (score.proof_bytes is 0)")
+    evidence = f"the coder's token-by-token pass and the scorer's agree within {run.proof['agreement']:+.4%}"
+    if run.proof["holds"] and LEAST_OF_A_PROOF * run.proof["expected_bits"] < SLACK_BITS:
+        return skipped(13, f"{evidence}, but {run.proof['bytes_in']:,} bytes are too few to say anything; raise score.proof_bytes")
+    if isinstance(run.recipe.score.coded, Adapt | DocumentLora):
+        if run.proof["holds"] and not run.proof["learned_steps"]:
+            return skipped(13, f"{evidence}, but nothing was learned in so little text; raise score.proof_bytes")
+        evidence += f", with {run.proof['learned_steps']} steps of learning on the way"
+    return judged(13, bool(run.proof["holds"]), evidence)

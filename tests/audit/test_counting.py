@@ -1,0 +1,39 @@
+"""Tables of bytes that count wrongly."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+
+from bytefit.audit.counting import check_counting, table_answers
+from bytefit.audit.evidence import Evidence
+from tests.audit.planting import verdicts
+
+
+@pytest.mark.parametrize("fault", ["spaces twice", "byte pieces", "boundary"])
+def test_faults_in_a_table_of_bytes(dataset, fault) -> None:
+    """Classes 15 to 17, each named by its own answer and by no other."""
+    table, tokenizer = dataset.byte_table, dataset.tokenizer
+    assert all(answer.holds for answer in table_answers(table, tokenizer))
+    counted = table.base_bytes.copy()
+    spaced = [i for i, data in enumerate(tokenizer.token_bytes) if data.startswith(b" ") and i not in tokenizer.byte_ids]
+    if fault == "spaces twice":
+        counted[spaced] += 1
+    elif fault == "byte pieces":
+        counted[list(tokenizer.byte_ids)] = 3
+    else:
+        counted[spaced] -= 1
+    answers = table_answers(dataclasses.replace(table, base_bytes=counted), tokenizer)
+    assert [answer.holds for answer in answers] == [fault != name for name in ("spaces twice", "byte pieces", "boundary")]
+
+
+def test_a_tokenizer_without_byte_pieces_is_audited(finished, dataset) -> None:
+    """It writes nothing but its pieces, so that no proof is made with it; the other classes are judged."""
+    tokenizer = copy.copy(dataset.tokenizer)
+    tokenizer.is_byte = np.zeros_like(tokenizer.is_byte)
+    tokenizer.__dict__.pop("byte_ids", None)
+    evidence = Evidence(finished, finished.read_recipe(), dataclasses.replace(dataset, tokenizer=tokenizer))
+    assert verdicts(check_counting(evidence))[16] == "pass"
