@@ -23,8 +23,12 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +103,30 @@ def step_seconds(name: str, recipe: Recipe, path: Path, options: argparse.Namesp
     return seconds
 
 
+def apart(do: Callable[..., Any], *arguments: object) -> Any:
+    """What ``do`` returns, from a process of its own: what it held of the GPU is free again, and a fault of the GPU ends with it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(do, *arguments).result()
+
+
+def before_training(recipe: Recipe, data: Path, device: str) -> dict[str, Any]:
+    """What is measured of a recipe that is not trained, for its row."""
+    found: dict[str, Any] = {"errors_of_one_batch": agreement(recipe, open_dataset(data), device)}
+    return found | ({"attention_ms": attention_milliseconds(recipe)} if device == "cuda" else {})
+
+
 def attention_milliseconds(recipe: Recipe) -> dict[str, float]:
-    """Forward and backward of one layer's attention on a micro-batch, by the kernel that PyTorch is made to take."""
+    """Forward and backward of one layer's attention on a micro-batch: by the kernel that PyTorch chooses, as in training, and by those
+    that it is made to take."""
     config, T = recipe.model.attention, recipe.train.seq_len
     rows, head_dim = max(1, recipe.train.micro_batch_tokens // T), recipe.model.dim // config.num_heads
     found = {}
-    for name, backend in (("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
+    for name, backend in (("chosen", None), ("flash", SDPBackend.FLASH_ATTENTION), ("cudnn", SDPBackend.CUDNN_ATTENTION)):
         q = torch.randn(rows, config.num_heads, T, head_dim, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         k, v = (torch.randn(rows, config.num_kv_heads, T, head_dim, device="cuda", dtype=torch.bfloat16, requires_grad=True) for _ in "kv")
         dy, times = torch.randn_like(q), []
         try:
-            with sdpa_kernel(backend):
+            with nullcontext() if backend is None else sdpa_kernel(backend):
                 for _ in range(12):
                     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
                     start.record()
@@ -134,11 +151,9 @@ def measure(name: str, options: argparse.Namespace, dataset: Dataset, device: st
     settings = [item.partition("=")[::2] for item in options.set]
     recipe = fit_recipe_to(apply_settings(find_recipe(name, options.size), settings), dataset)
     row: dict[str, Any] = {"recipe": name, "size": options.size, "seed": options.seed, "gpus": options.gpus}
-    row["errors_of_one_batch"] = agreement(recipe, dataset, device)
+    row |= apart(before_training, recipe, options.data, device)
     if not agrees(row["errors_of_one_batch"]):
         raise RuntimeError(f"{device} does not compute what the CPU does (relative errors: {row['errors_of_one_batch']}); not trained")
-    if device == "cuda":
-        row["attention_ms"] = attention_milliseconds(recipe)
     path = options.runs / f"gpu-{name}-{options.size}-s{options.seed}-x{options.gpus}-{made_by['commit'][:10]}"
     step = step_seconds(name, recipe, path, options)
     loop_seconds = replace(recipe.train, seconds=options.seconds, steps=None).loop_seconds
@@ -161,7 +176,7 @@ def measure(name: str, options: argparse.Namespace, dataset: Dataset, device: st
     row["audit_fails"] = audited(folder)["fail"]
     tokens_per_second = recipe.train.batch_tokens / step
     row |= {"milliseconds_a_step": 1e3 * step, "tokens_per_second": tokens_per_second}
-    row["peak_memory_bytes"] = read_json(folder.checkpoint / "state.json")["peak_memory_bytes"]
+    row |= {key: read_json(folder.checkpoint / "state.json")[key] for key in ("peak_memory_bytes", "compiled")}
     rate = peak_rate() if device == "cuda" else None
     row["mfu"] = operations_a_token(new_model(recipe), recipe) * tokens_per_second / (options.gpus * rate) if rate else None
     return row
@@ -199,8 +214,8 @@ def main() -> None:
     for name in options.recipes:
         try:
             row = measure(name, options, dataset, device, made_by) | made_by
-        except (RuntimeError, subprocess.CalledProcessError) as error:
-            print(f"{name}: not measured: {error}", file=sys.stderr)
+        except Exception as error:  # whatever befell one recipe, the others are measured
+            print(f"{name}: not measured: {type(error).__name__}: {error}", file=sys.stderr)
             failed.append(name)
             continue
         put_row(options.out, row, key=("recipe", "size", "seed", "gpus"))
@@ -208,7 +223,7 @@ def main() -> None:
         print(
             f"{name}: {row['tokens_per_second']:,.0f} tokens/s, {row['milliseconds_a_step']:.1f} ms a step, "
             f"{row['peak_memory_bytes'] / 2**30:.1f} GiB, MFU {mfu}, {summary['val_bpb']:.4f} bits per byte, "
-            f"{summary['artifact_bytes']:,} bytes",
+            f"{summary['artifact_bytes']:,} bytes{'' if row['compiled'] else '; trained eagerly: torch.compile failed'}",
             file=sys.stderr,
         )
     if failed:

@@ -86,6 +86,12 @@ class Ranks:
         dist.broadcast(tensor, src=0)
         return tensor.tolist()
 
+    def copy_from_first(self, tensors: list[torch.Tensor]) -> None:
+        """Give every rank the first one's tensors, in place."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
         if self.world == 1:
@@ -96,7 +102,8 @@ class Ranks:
 
     def barrier(self) -> None:
         if self.world > 1:
-            dist.barrier()
+            index = torch.device(self.device).index  # None on a CPU
+            dist.barrier(device_ids=None if index is None else [index])
 
 
 def join_ranks() -> Ranks:
@@ -109,14 +116,12 @@ def join_ranks() -> Ranks:
         cuda = False
         if os.environ["LOCAL_RANK"] == "0":
             say(f"{torch.cuda.device_count()} GPUs are too few for {local_world} processes here: computing on the CPU")
+    local = int(os.environ["LOCAL_RANK"])
+    if cuda:
+        torch.cuda.set_device(local)  # NCCL takes the current one
     if not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
-    rank, world = dist.get_rank(), dist.get_world_size()
-    if cuda:
-        local = int(os.environ["LOCAL_RANK"])
-        torch.cuda.set_device(local)
-        return Ranks(rank, world, f"cuda:{local}")
-    return Ranks(rank, world, "cpu")
+    return Ranks(dist.get_rank(), dist.get_world_size(), f"cuda:{local}" if cuda else "cpu")
 
 
 def leave_ranks() -> None:

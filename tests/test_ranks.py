@@ -62,7 +62,7 @@ def test_more_processes_than_gpus_compute_on_the_cpu(monkeypatch, capsys, gpus, 
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert ranks_module.join_ranks() == Ranks(1, 2, device)
-    assert started == [backend] + [1] * (gpus == 2)
+    assert started == [1] * (gpus == 2) + [backend]
     monkeypatch.setenv("LOCAL_RANK", "0")
     ranks_module.join_ranks()
     assert ("1 GPUs are too few for 2 processes" in capsys.readouterr().err) == (gpus == 1)

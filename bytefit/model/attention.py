@@ -108,6 +108,9 @@ def attend(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor) -> Tensor:
         return attend_explicit(q_BTHK, k_BSGK, v_BSGK)
     q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
     grouped = q.size(1) != k.size(1)
+    if grouped and wants_equal_heads(q.device.type, q.dtype):
+        k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
+        grouped = False
     if num_queries == num_keys:
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     elif num_queries == 1:
@@ -116,6 +119,12 @@ def attend(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor) -> Tensor:
         mask_TS = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q.device).tril(num_keys - num_queries)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask_TS, enable_gqa=grouped)
     return y.transpose(1, 2)
+
+
+def wants_equal_heads(device: str, dtype: torch.dtype) -> bool:
+    """Whether key/value heads are better written out for every query head: in fp32 only the kernel that makes all T x T scores takes
+    groups on a GPU (flash and cuDNN refuse fp32, the memory-efficient one refused groups up to torch 2.13)."""
+    return device == "cuda" and dtype is torch.float32
 
 
 def attend_explicit(q_BTHK: Tensor, k_BTGK: Tensor, v_BTGK: Tensor) -> Tensor:

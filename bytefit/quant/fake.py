@@ -222,12 +222,12 @@ class FakeQuantiser:
     @torch.no_grad()
     def distance(self) -> float:
         """Mean of ``((W − Q(W)) / scale)²`` over the weights inside the grid: 1/12 where they lie anyhow, 0 where all are round."""
-        squares = count = 0.0
+        squares, count = torch.zeros(2, dtype=torch.float64, device=self.blend.device)  # read once: each reading waits for a GPU
         for part in self.maps:
             off_by, inside = self._off_by(part.weight, self.config.scales(part.weight))
-            squares += float((off_by * inside).square().sum())
-            count += float(inside.sum())
-        return squares / max(count, 1.0)
+            squares += (off_by * inside).square().sum()
+            count += inside.sum()
+        return float(squares / count.clamp_min(1.0))
 
     def _off_by(self, weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
         """``(W − Q(W)) / scale``, and which weights round to a code of the grid without clipping."""

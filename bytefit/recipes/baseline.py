@@ -82,6 +82,7 @@ def baseline(*, as_submitted: bool = False) -> Recipe:
             warmup_steps=20,
             compile=True,
             dtype="bfloat16",
+            checkpoint_seconds=300.0,  # one of hundreds of megabytes takes seconds of the clock
         ),
         pack=packed_as(INT8, "zlib", fit=False),
         score=ScoreConfig(window=1024, stride=64, headline="full"),

@@ -200,6 +200,7 @@ def _train(full: TrainConfig, dial: Dial, known: Known, window: int) -> TrainCon
         reserve_seconds=full.reserve_seconds * (dial.seconds or 60.0) / 600.0,
         warmup_steps=2,
         dtype="auto",
+        checkpoint_seconds=60.0,
     )
     return with_lengths(smaller, dial.steps)
 

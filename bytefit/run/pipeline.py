@@ -104,7 +104,8 @@ def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks
     recipe = fit_recipe_to(recipe, dataset, tell=ranks.is_first)
     folder = RunFolder(out)
     if ranks.is_first:
-        check_before_training(recipe, dataset, ranks)
+        with all_cores(ranks):
+            check_before_training(recipe, dataset, ranks)
         folder = open_run(out, recipe, dataset, resume=resume, world=ranks.world)
         ranks.barrier()
     return folder, recipe, dataset

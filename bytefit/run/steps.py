@@ -50,7 +50,7 @@ from bytefit.score.windows import Full, Sliding
 from bytefit.train.batches import Batches
 from bytefit.train.choose import hold_out
 from bytefit.train.loop import train
-from bytefit.train.machine import describe_machine, hardware_of
+from bytefit.train.machine import describe_machine, hardware_of, wait_for
 from bytefit.train.step import plans_of
 
 CPU_WINDOWS = 4  # of calibration at once, where a clock ends it
@@ -163,12 +163,13 @@ def _batches(model: LanguageModel, config: CalibrationConfig, recipe: Recipe, da
     left -= ledger.read("average") if clock.chooses_on_text else 0.0
     if config.sequential:
         left /= 1 + 2 + len({info.block for info in model.parameter_infos() if info.block is not None})
-    batches = 0
+    batches, device = 0, model.embedding.weight.device
 
     def out_of_time() -> bool:
         """Whether another batch like those so far would go over it."""
         nonlocal batches
         batches += 1
+        wait_for(device)
         foreseen = ledger.read("calibrate") * (1 + 1 / batches)
         return by_the_clock and foreseen > left
 

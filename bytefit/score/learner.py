@@ -19,8 +19,9 @@ from bytefit.ranks import Ranks
 from bytefit.score.adapt import AdamW, Adapt, DepthDecay, SignalToNoise
 from bytefit.score.tape import Scored
 
-# Positions in one forward and backward pass: on a CPU what its caches hold, on a GPU what keeps it busy.
-MICRO_TOKENS = {"cpu": 2048, "cuda": 32_768}
+# Positions in one forward and backward pass: on a CPU what its caches hold, on a GPU what keeps it busy, here 16 windows
+# of 2,048 and the target behind each.
+MICRO_TOKENS = {"cpu": 2048, "cuda": 16 * 2049}
 
 
 class Learner:

@@ -138,6 +138,7 @@ def train(
     dtype, muon_dtype = _agree_on_dtypes(config, ranks, checkpoint)
     model.to(ranks.device)
     parameters = dict(model.named_parameters())
+    ranks.copy_from_first([p.detach() for p in parameters.values()])  # machines of different kinds may draw other last bits from a seed
     objective = Objective(model, config)
     stepper = warm_up(objective, config, batches, ranks, dtype, muon_dtype, ledger)
     optimizers = Optimizers(config.optimizer, objective.infos(), muon_dtype, ranks)
@@ -162,7 +163,7 @@ def train(
         spent = {entry: ledger.seconds[entry] for entry in LEDGER_ENTRIES}
         progress = {"step": position.step, "finished": finished, "position": asdict(position), "seed": seed, "seconds": spent}
         progress |= {"dtype": dtype_name(dtype), "muon_dtype": dtype_name(muon_dtype)}
-        progress |= {"machine": machine, "earlier_machines": earlier}
+        progress |= {"machine": machine, "earlier_machines": earlier, "compiled": stepper.compiled}
         progress |= {"snapshots": averages.snapshots if averages else 0, "average": choice}
         progress["peak_memory_bytes"] = peak_memory_bytes(ranks.device)
         weights = {name: p.detach() for name, p in parameters.items()}
@@ -175,8 +176,9 @@ def train(
         preparation.undone_afterwards(),
     ):  # fmt: skip
         while True:
+            started = ledger.read("train")
             due = time.monotonic() - saved_at > config.checkpoint_seconds
-            seconds, position.step_seconds, save_now = ranks.from_first([ledger.read("train"), position.step_seconds, float(due)])
+            seconds, position.step_seconds, save_now = ranks.from_first([started, position.step_seconds, float(due)])
             if save_now:
                 save()
                 saved_at = time.monotonic()
@@ -192,7 +194,6 @@ def train(
             model.run_plan(plan_at(model, config, step=position.step, fraction=moment.fraction))
             if last and objective.last_loss is not None and averages is not None:
                 objective.last_loss.teach(averages.ema)
-            started = ledger.read("train")
             position.begin_step(config, scale)
             preparation.begin_step(lowest_scale=position.lowest_scale, rounded_steps=position.rounded_steps)
             loss = stepper.step(optimizers, batch=batch, shape=shape, step=position.step, lr_scale=scale, last=last)
@@ -202,13 +203,13 @@ def train(
                 averages.update(parameters, step=position.step, lr_scale=scale, snapshots=not last)
             if math.isnan(loss):
                 raise UserError(f"the loss became NaN at step {position.step}; lower train.optimizer.*.lr or set train.optimizer.clip_norm")
-            durations.append(ledger.read("train") - started)
-            position.step_seconds = typical_step(list(durations), cycle) or position.step_seconds
             if metrics is not None:
-                record = {"step": position.step, "seconds": round(ledger.read("train"), 3), "loss": round(loss, 6)}
+                record = {"step": position.step, "seconds": round(ledger.read("train"), 6), "loss": round(loss, 6)}
                 record |= {"lr_scale": round(scale, 5), "tokens": position.tokens, "batch": batch}
                 metrics.write(record | preparation.record(position.step))
             show(position, loss)
+            durations.append(ledger.read("train") - started)
+            position.step_seconds = typical_step(list(durations), cycle) or position.step_seconds
             if ranks.any(bool(stop_asked)):
                 break
     model.run_plan(model.config.plan)

@@ -32,6 +32,12 @@ def keep_freed_memory() -> None:
     mallopt(_M_TOP_PAD, 1 << 28)
 
 
+def wait_for(device: torch.device) -> None:
+    """A GPU returns at once from what it is asked to do; wait until it is done, before a clock is read. Does nothing on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def peak_memory_bytes(device: str) -> int:
     """The most memory that was held so far: by PyTorch on a GPU, else by the process."""
     if torch.device(device).type == "cuda":
@@ -53,7 +59,15 @@ def describe_machine(ranks: int = 1) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         **{name: installed_version(name) for name in ("torch", "numpy", "sentencepiece", "constriction")},
+        **_gpu_versions(),
     }
+
+
+def _gpu_versions() -> dict[str, str]:
+    """Which attention kernel PyTorch prefers depends on cuDNN's version; nothing without a GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -111,6 +111,7 @@ class Stepper:
     ranks: Ranks
     dtype: torch.dtype
     preparation: Preparation
+    compiled: bool = False
 
     def step(self, optimizers: Optimizers, *, batch: int, shape: Shape, step: int, lr_scale: float, last: bool = False) -> float:
         """Train on batch number ``batch``; returns the mean loss over the global batch.
@@ -196,7 +197,7 @@ def _compiled(model: LanguageModel, config: TrainConfig, eager: Stepper) -> Step
     def compiled(loss_of: LossFunction | None) -> LossFunction | None:
         return None if loss_of is None else torch.compile(loss_of, dynamic=False)
 
-    stepper = replace(eager, loss_of=torch.compile(eager.loss_of, dynamic=False), last_loss_of=compiled(eager.last_loss_of))
+    stepper = replace(eager, loss_of=torch.compile(eager.loss_of, dynamic=False), last_loss_of=compiled(eager.last_loss_of), compiled=True)
     failed = ""
     try:
         with graphs_allowed():  # each plan, form and shape is one

@@ -82,6 +82,25 @@ def test_explicit_attention_equals_sdpa_and_the_formula(heads, pairs) -> None:
     torch.testing.assert_close(attend_explicit(q, k, v), expected)
 
 
+def test_groups_are_written_out_where_only_the_slow_kernel_takes_them(monkeypatch) -> None:
+    assert attention.wants_equal_heads("cuda", torch.float32)
+    assert not attention.wants_equal_heads("cuda", torch.bfloat16)
+    assert not attention.wants_equal_heads("cpu", torch.float32)
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 33, heads, 8, requires_grad=True) for heads in (6, 2, 2))
+    plain = attend(q, k, v)
+    gradients = torch.autograd.grad(plain.square().sum(), (q, k, v))
+    calls, sdpa = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(attention, "wants_equal_heads", lambda *_: True)
+    monkeypatch.setattr(attention.F, "scaled_dot_product_attention", lambda *qkv, **how: calls.append((qkv, how)) or sdpa(*qkv, **how))
+    spelled = attend(q, k, v)
+    torch.testing.assert_close(spelled, plain)
+    torch.testing.assert_close(torch.autograd.grad(spelled.square().sum(), (q, k, v)), gradients)
+    ((heads, how),) = calls
+    assert {x.size(1) for x in heads} == {6}
+    assert not how["enable_gqa"]
+
+
 @pytest.mark.parametrize(
     ("dtype", "length", "spelled_out"),
     [(torch.bfloat16, 64, True), (torch.bfloat16, EXPLICIT_MAX_TOKENS[torch.bfloat16] + 1, False), (torch.float32, 64, False)],

@@ -26,6 +26,7 @@ from bytefit.quant.low_rank import LowRankConfig
 from bytefit.quant.quantise import MatrixQuant, QuantConfig
 from bytefit.recipes import find_recipe
 from bytefit.recipes.recipe import Recipe
+from bytefit.run import steps
 from bytefit.run.folder import RunFolder
 from bytefit.run.steps import _batches, _same_batches, calibrate_step, pack_step, trained_model
 
@@ -279,6 +280,14 @@ def test_calibration_has_what_choosing_leaves_of_the_reserve(folder, dataset, ch
     with ledger.measure("calibrate"):
         found = list(_batches(trained_model(folder, recipe), recipe.calibrate, recipe, dataset, ledger))
     assert len(found) == batches
+
+
+def test_the_clock_of_a_calibration_waits_for_the_gpu(folder, dataset, monkeypatch) -> None:
+    """Here in its place something for which a batch takes 25 s of the 60 when it is waited for, and none before."""
+    train = dataclasses.replace(folder.read_recipe().train, steps=None, seconds=240.0, reserve_seconds=60.0)
+    recipe, ledger = dataclasses.replace(recipe_of(folder, windows=16), train=train), Ledger()
+    monkeypatch.setattr(steps, "wait_for", lambda device: ledger.add({"calibrate": 25.0}))
+    assert len(list(_batches(trained_model(folder, recipe), recipe.calibrate, recipe, dataset, ledger))) == 2
 
 
 @pytest.mark.parametrize(("spent", "seconds", "windows"), [(239.9, 240.0, 4), (200.0, 240.0, 64), (239.9, None, 64)])

@@ -19,13 +19,15 @@ from bytefit.ledger import Ledger
 from bytefit.optim.average import AverageConfig
 from bytefit.recipes import find_recipe
 from bytefit.run.steps import new_model
+from bytefit.train import step
 from bytefit.train.checkpoint import load_checkpoint
 from bytefit.train.config import TrainConfig
 from bytefit.train.loop import train
 from bytefit.train.metrics import read_metrics
 from bytefit.train.step import Stepper
 from tests.conftest import ONE_RANK
-from tests.processes import Processes
+from tests.processes import Processes, run_ranks
+from tests.train import rank_worker
 
 RECIPE = find_recipe("pocket", "tiny")
 
@@ -298,3 +300,16 @@ def test_diverged_run_says_so(dataset, tmp_path) -> None:
     optimizer = dataclasses.replace(RECIPE.train.optimizer, gains=dataclasses.replace(RECIPE.train.optimizer.gains, lr=1e38))
     with pytest.raises(UserError, match="loss became NaN"):
         train_tiny(dataset, tmp_path / "a", config(optimizer=optimizer, warmup_steps=0))
+
+
+def test_all_ranks_begin_with_the_first_ones_weights(dataset, tmp_path) -> None:
+    run_ranks(2, rank_worker.start_unequal, dataset.folder, tmp_path)
+
+
+def test_whether_it_was_compiled_is_written_down(dataset, tmp_path, monkeypatch) -> None:
+    """A figure of a GPU says nothing where the step ran eagerly."""
+    monkeypatch.setattr(step, "_compiled", lambda model, config, eager: dataclasses.replace(eager, compiled=True))
+    for compile_it in (False, True):
+        folder = tmp_path / str(compile_it)
+        train_tiny(dataset, folder, config(steps=1, compile=compile_it))
+        assert load_checkpoint(folder / "checkpoint").progress["compiled"] is compile_it
