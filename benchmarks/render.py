@@ -250,7 +250,7 @@ def headline(record: dict[str, Any]) -> str:
     most = max(run["artifact_bytes"] for run in runs)
     return (
         f"**{mean(runs, 'val_bpb'):.3f} bits per byte** on {text}, from {seconds:.0f} s of training on {threads} CPU cores, everything in "
-        f"**{most:,} bytes** (mean of {len(runs)} seeds; {best[0]}, the best of five compressors on the same text, takes {best[1]:.3f}). "
+        f"at most **{most:,} bytes** (mean of {len(runs)} seeds; {best[0]}, the best of five compressors on the same text, takes {best[1]:.3f}). "
         f"It learns from each document while it reads it, and so does the decoder; without that it is {mean(runs, 'val_bpb_sliding'):.3f}. "
         "Numbers, commands and hardware: [docs/results.md](docs/results.md)."
     )

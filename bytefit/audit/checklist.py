@@ -22,7 +22,7 @@ def audit(folder: RunFolder, dataset: Dataset) -> list[Finding]:
         UserError: the run is not finished, or the dataset is not its own.
     """
     recipe = folder.read_recipe()
-    for needed, verb in ((folder.artifact, "pack"), (folder.score, "score"), (folder.summary, "run … --resume")):
+    for needed, verb in ((folder.artifact, "pack"), (folder.score, "score"), (folder.summary, "report")):
         if not needed.exists():
             raise UserError(f"{folder.path} has no {needed.name} yet; make it with: bytefit {verb} {folder.path}")
     run = Evidence(folder, recipe, dataset)

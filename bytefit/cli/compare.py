@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bytefit.cli.options import Verbs, add_verb, show_result
+from bytefit.cli.options import Verbs, add_verb, check_outputs, show_result
 from bytefit.errors import UserError
 from bytefit.files import write_bytes
 from bytefit.report.chart import strip_chart
@@ -40,6 +40,7 @@ def do_compare(options: argparse.Namespace) -> None:
         groups.append(Group("published", published(options.published)))
     comparisons = [compare(groups[0], other, bytes_a_token, options.equivalence) for other in groups[1:]]
     if options.plot is not None:
+        check_outputs([options.plot], [], option="--plot")
         rows = {group.label: group.values for group in groups}
         write_bytes(options.plot, strip_chart(rows, x_label="bits per byte (lower is better)").encode())
     record = {"groups": [group.to_json() for group in groups], "comparisons": [found.to_json() for found in comparisons]}

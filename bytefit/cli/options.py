@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bytefit.artifact.container import MAGIC
 from bytefit.config import apply_settings
 from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
+from bytefit.files import read_bytes
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.beside import dataset_for
@@ -61,6 +63,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"--set {assignment}: write PATH=VALUE, for example --set model.dim=96")
+        if path in ("name", "size"):
+            raise UserError(f"--set {assignment}: {'name the recipe itself' if path == 'name' else f'write --size {text}'}")
         settings.append((path, text))
     recipe = apply_settings(recipe, settings)
     return with_room_for_code(recipe) if options.count_code else recipe
@@ -84,7 +88,21 @@ def out_of(options: argparse.Namespace, recipe: Recipe) -> Path:
     return options.out or Path("runs") / f"{recipe.name}-{recipe.size}-s{recipe.seed}"
 
 
-def show_result(options: argparse.Namespace, value: Any, text: str) -> None:
-    """The JSON document where it was asked for, else the text."""
-    print(json.dumps(value, indent=2, ensure_ascii=False) if options.json else text)
-    sys.stdout.flush()
+def check_outputs(outs: list[Path], inputs: list[Path], *, option: str = "--out") -> None:
+    """Raises UserError where an output would take the place of a folder, of an input, of a model, or of another output."""
+    read = {path.resolve() for path in inputs}
+    for path in outs:
+        if path.is_dir():
+            raise UserError(f"{option} {path} is a folder; name a file")
+        if path.resolve() in read:
+            raise UserError(f"{option} {path} is a file that is read here and would be lost; name another one")
+        if path.is_file() and read_bytes(path).startswith(MAGIC):
+            raise UserError(f"{option} {path} holds a model, which would be lost; name another file")
+    if len({path.resolve() for path in outs}) < len(outs):
+        raise UserError(f"{option} names a file twice; each document needs one of its own")
+
+
+def show_result(options: argparse.Namespace, value: Any, text: str, out: Path | None = None) -> None:
+    """The JSON document where it was asked for, else the text: on stderr where the output itself went to a pipe (``--out /dev/stdout``)."""
+    piped = out is not None and out.exists() and not out.is_file()
+    print(json.dumps(value, indent=2, ensure_ascii=False) if options.json else text, file=sys.stderr if piped else sys.stdout, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bytefit.cli.options import Verbs, add_verb, show_result
+from bytefit.cli.options import Verbs, add_verb, check_outputs, show_result
 from bytefit.page.write import write_page
 
 
@@ -21,6 +21,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 def do_page(options: argparse.Namespace) -> None:
     out = options.out or options.artifact.with_suffix(".html")
+    check_outputs([out], [options.artifact])
     page = write_page(options.artifact, out)
     record = {
         "out": str(out),
@@ -30,4 +31,4 @@ def do_page(options: argparse.Namespace) -> None:
         "recompressed": page.recompressed,
     }
     changed = f"; {', '.join(page.recompressed)} recompressed with zlib, which browsers can expand" if page.recompressed else ""
-    show_result(options, record, f"{out}: {page.size:,} bytes, of an artifact of {page.artifact.size:,}{changed}")
+    show_result(options, record, f"{out}: {page.size:,} bytes, of an artifact of {page.artifact.size:,}{changed}", out)

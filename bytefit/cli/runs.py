@@ -6,7 +6,17 @@ import argparse
 from contextlib import nullcontext
 from pathlib import Path
 
-from bytefit.cli.options import Verbs, add_recipe_options, add_run_options, add_verb, open_finished, out_of, recipe_of, show_result
+from bytefit.cli.options import (
+    Verbs,
+    add_recipe_options,
+    add_run_options,
+    add_verb,
+    check_outputs,
+    open_finished,
+    out_of,
+    recipe_of,
+    show_result,
+)
 from bytefit.config import apply_settings, to_json
 from bytefit.errors import CheckFailed, UserError
 from bytefit.files import read_json, write_json
@@ -18,7 +28,7 @@ from bytefit.report.page import write_report
 from bytefit.report.scoreboard import scoreboard
 from bytefit.run.details import details_step
 from bytefit.run.folder import RunFolder, claimed
-from bytefit.run.pipeline import PACKING, counted, ledger_of, prepare, run
+from bytefit.run.pipeline import PACKING, after_scoring, counted, ledger_of, prepare, run
 from bytefit.run.steps import fresh, pack_step, train_step
 from bytefit.submit.bundle import with_room_for_code
 
@@ -103,12 +113,22 @@ def do_pack(options: argparse.Namespace) -> None:
 def do_report(options: argparse.Namespace) -> None:
     first, *others = options.runs
     folder = RunFolder(first)
+    _finish_steps(folder)
     read_runs(options.runs)  # a folder that is no run is said before anything is made
     if not fresh(folder.details, [folder.pack, folder.score]):
         _look_closely(folder)
     out = options.out or folder.report
+    check_outputs([out], [])
     write_report(first, out, others)
     show_result(options, {"report": str(out)}, f"report: {out}")
+
+
+def _finish_steps(folder: RunFolder) -> None:
+    """What ``run`` leaves at its end, where the steps before it were made one by one."""
+    if folder.summary.exists() or not (folder.training_finished() and folder.pack.exists() and folder.score.exists()):
+        return
+    _, recipe, dataset = open_finished(folder.path, None)
+    after_scoring(folder, recipe, dataset, ledger_of(folder), join_ranks())
 
 
 def _look_closely(folder: RunFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import tempfile
 from dataclasses import asdict
@@ -92,7 +93,8 @@ def do_score(options: argparse.Namespace) -> None:
     if ranks.is_first:
         text = f"{result.bits_per_byte:.5f} bits per byte ({result.bytes:,} bytes, {result.targets:,} tokens, {result.seconds:.1f} s)"
         _show(options, result.to_json(), text)
-        journal.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that cannot be written to holds none
+            journal.path.unlink(missing_ok=True)
 
 
 def _streaming(options: argparse.Namespace):  # type: ignore[no-untyped-def]

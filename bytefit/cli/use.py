@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from bytefit.artifact.load import Artifact, load_artifact
-from bytefit.cli.options import Verbs, add_verb, show_result
+from bytefit.cli.options import Verbs, add_verb, check_outputs, show_result
 from bytefit.cli.protocols import CODED, protocol_of
 from bytefit.errors import UserError
 from bytefit.files import read_bytes, write_bytes
@@ -67,6 +67,8 @@ def do_generate(options: argparse.Namespace) -> None:
             raise UserError("--json prints one document; leave out --repl")
         repl(artifact, options)
         return
+    if options.prompt and options.prompt_file:
+        raise UserError("give --prompt or --prompt-file, not both")
     prompt = read_bytes(options.prompt_file) if options.prompt_file else os.fsencode(options.prompt)
     if not options.json:
         sys.stdout.buffer.write(prompt)
@@ -110,7 +112,7 @@ def do_compress(options: argparse.Namespace) -> None:
     artifact = load_artifact(options.artifact)
     documents = [read_bytes(file) for file in options.files]
     out = options.out or options.files[0].with_name(options.files[0].name + ".bytefitz")
-    _check_can_become_files([out])
+    check_outputs([out], [options.artifact, *options.files])
     protocol = protocol_of(artifact, options.protocol) if options.protocol else None
     assert not isinstance(protocol, Full)
     data = compress(artifact, documents, protocol)
@@ -118,16 +120,7 @@ def do_compress(options: argparse.Namespace) -> None:
     size = sum(map(len, documents))
     bits_per_byte = 8 * len(data) / max(1, size)
     record = {"bytes_in": size, "bytes_out": len(data), "bits_per_byte": bits_per_byte, "out": str(out)}
-    show_result(options, record, f"{out}: {size:,} -> {len(data):,} bytes ({bits_per_byte:.4f} bits per byte)")
-
-
-def _check_can_become_files(paths: list[Path]) -> None:
-    """Raises UserError for names of folders, and for a name that is given twice."""
-    for path in paths:
-        if path.is_dir():
-            raise UserError(f"--out {path} is a folder; name a file")
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UserError("--out names a file twice; each document needs one of its own")
+    show_result(options, record, f"{out}: {size:,} -> {len(data):,} bytes ({bits_per_byte:.4f} bits per byte)", out)
 
 
 def do_decompress(options: argparse.Namespace) -> None:
@@ -135,9 +128,9 @@ def do_decompress(options: argparse.Namespace) -> None:
     count = count_documents(data)  # before minutes of decoding
     if count != len(options.out):
         raise UserError(f"{options.file} holds {count} documents; --out names {len(options.out)}")
-    _check_can_become_files(options.out)
+    check_outputs(options.out, [options.artifact, options.file])
     documents = decompress(artifact, data)
     for path, document in zip(options.out, documents, strict=True):
         write_bytes(path, document)
     record = {"documents": [{"out": str(path), "bytes": len(document)} for path, document in zip(options.out, documents, strict=True)]}
-    show_result(options, record, "\n".join(f"{item['out']}: {item['bytes']:,} bytes" for item in record["documents"]))
+    show_result(options, record, "\n".join(f"{item['out']}: {item['bytes']:,} bytes" for item in record["documents"]), options.out[0])

@@ -18,6 +18,7 @@ from typing import IO, cast
 import zstandard
 
 from bytefit.errors import UserError
+from bytefit.progress import say
 
 TEXT_SUFFIXES = {".txt", ".md", ".rst", ".tex", ".html", ".csv", ".log", ".text"}
 JSONL_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -40,7 +41,7 @@ def read_documents(sources: list[Path], piece_bytes: int = PIECE_BYTES) -> Itera
             if file.name.endswith(JSONL_SUFFIXES):
                 yield from _read_jsonl(file)
             else:
-                yield from _read_text(file, piece_bytes)
+                yield from _read_text(file, piece_bytes, may_be_empty=file != source)
 
 
 def _files_below(source: Path) -> list[Path]:
@@ -48,25 +49,28 @@ def _files_below(source: Path) -> list[Path]:
         raise UserError(f"{source} does not exist; give text files, folders or .jsonl[.gz|.zst] files")
     if source.is_file():
         return [source]
-    files = [
-        file
-        for file in sorted(source.rglob("*"))
-        if file.is_file() and (file.suffix.lower() in TEXT_SUFFIXES or file.name.endswith(JSONL_SUFFIXES))
-    ]
+    shown = (file for file in sorted(source.rglob("*")) if not any(part.startswith(".") for part in file.relative_to(source).parts))
+    inside = [file for file in shown if file.is_file()]
+    files = [file for file in inside if file.suffix.lower() in TEXT_SUFFIXES or file.name.endswith(JSONL_SUFFIXES)]
     if not files:
         raise UserError(f"{source} holds no text: looked for {', '.join(sorted(TEXT_SUFFIXES))} and {', '.join(JSONL_SUFFIXES)}")
+    others = sorted({file.suffix or file.name for file in inside} - {file.suffix or file.name for file in files})
+    if others:
+        say(f"{source}: {len(inside) - len(files)} files of other kinds are left out ({', '.join(others[:8])}); name a file to take it")
     return files
 
 
-def _read_text(file: Path, piece_bytes: int) -> Iterator[str]:
+def _read_text(file: Path, piece_bytes: int, *, may_be_empty: bool) -> Iterator[str]:
     try:
         data = file.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     if not data:
+        if may_be_empty:  # as files in folders are, now and then
+            return
         raise UserError(f"{file} is empty")
     if b"\0" in data[:4096]:
-        raise UserError(f"{file} looks like a binary file (it holds zero bytes); bytefit trains on UTF-8 text")
+        raise UserError(f"{file} looks like a binary file (it holds NUL bytes); bytefit trains on UTF-8 text")
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -11,10 +11,11 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import sentencepiece
@@ -195,35 +196,57 @@ def train_tokenizer(config: TokenizerConfig, documents: Callable[[], Iterable[st
         return ByteTokenizer()
     sizes = [len(document.encode()) for document in documents()]
     stride = max(1, round(sum(sizes) / config.sample_bytes))
-    sample = (document for i, document in enumerate(documents()) if i % stride == 0)
-    model = io.BytesIO()
-    lossless = config.normalization == "identity"
+
+    def sample() -> Iterator[str]:
+        return (document for i, document in enumerate(documents()) if i % stride == 0)
+
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sample),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=config.vocab_size,
-            hard_vocab_limit=False,
-            byte_fallback=True,
-            split_digits=True,
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=not lossless,
-            allow_whitespace_only_pieces=lossless,
-            normalization_rule_name=config.normalization,
-            character_coverage=0.999,
-            max_sentence_length=1 << 24,
-            pad_id=0,
-            bos_id=BOS_ID,
-            eos_id=2,
-            unk_id=3,
-            num_threads=os.cpu_count() or 1,
-            minloglevel=2,
-        )
+        tokenizer = _train(config, sample(), required="")
+        if config.normalization == "identity" and not tokenizer.lossless:  # text with hardly a space, whose mark got no piece
+            tokenizer = _train(config, sample(), required=SPACE_MARK)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
+        characters = re.search(r"required_chars. (\d+) vs (\d+)", reason)
+        if characters:
+            raise UserError(
+                f"this text has so many different characters that a vocabulary of {config.vocab_size} does not hold them; "
+                f"give --vocab {characters[2]} or more, or --tokenizer bytes"
+            ) from None
         raise UserError(
             f"could not train a vocabulary of {config.vocab_size} pieces on {sum(sizes):,} bytes of text ({reason}); "
             "give more text or a smaller --vocab"
         ) from None
+    return tokenizer
+
+
+def _train(config: TokenizerConfig, sample: Iterator[str], required: str) -> SentencePieceTokenizer:
+    """
+    Args:
+        required: characters that get a piece, however rare they are.
+    """
+    model = io.BytesIO()
+    lossless = config.normalization == "identity"
+    also: dict[str, Any] = {"required_chars": required} if required else {}  # an empty one would change the file
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sample,
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=config.vocab_size,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        split_digits=True,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=not lossless,
+        allow_whitespace_only_pieces=lossless,
+        normalization_rule_name=config.normalization,
+        character_coverage=0.999,
+        **also,
+        max_sentence_length=1 << 24,
+        pad_id=0,
+        bos_id=BOS_ID,
+        eos_id=2,
+        unk_id=3,
+        num_threads=os.cpu_count() or 1,
+        minloglevel=2,
+    )
     return SentencePieceTokenizer(model.getvalue())

@@ -34,12 +34,14 @@ class Group:
         values: bits per byte, one a run.
         seeds: of the runs, in the same order; empty for published figures.
         dtypes: that the runs were scored in, which is what they trained in unless they were scored on another machine.
+        budget_bytes: of an artifact, and of the code where that was counted; None for published figures.
     """
 
     label: str
     values: tuple[float, ...]
     seeds: tuple[int, ...] = ()
     dtypes: tuple[str, ...] = ()
+    budget_bytes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         spread = statistics.stdev(self.values) if len(self.values) > 1 else None
@@ -116,8 +118,8 @@ def read_groups(runs: list[Path], protocol: Protocol) -> tuple[list[Group], floa
         dtypes.add(score["dtype"])
     labels = _different([_label(recipe, found[0][0]) for recipe, _, _ in found])
     groups = [
-        Group(label, tuple(seeds.values()), tuple(seeds), tuple(sorted(dtypes)))
-        for label, (_, seeds, dtypes) in zip(labels, found, strict=True)
+        Group(label, tuple(seeds.values()), tuple(seeds), tuple(sorted(dtypes)), recipe["pack"]["budget_bytes"])
+        for label, (recipe, seeds, dtypes) in zip(labels, found, strict=True)
     ]
     return groups, bytes_a_token
 
@@ -137,7 +139,7 @@ def _label(recipe: dict[str, Any], first: dict[str, Any]) -> str:
     name = f"{recipe['name']}, {recipe['size']}"
     if recipe is first or (recipe["name"], recipe["size"]) != (first["name"], first["size"]):
         return name
-    return f"{name} ({first_difference(first, recipe)[:80]})"
+    return f"{name} ({first_difference(recipe, first)[:80]})"
 
 
 def compare(first: Group, second: Group, bytes_a_token: float, equivalence_margin: float | None = None) -> Comparison:
@@ -234,6 +236,9 @@ def as_text(groups: list[Group], comparisons: list[Comparison]) -> str:
     if len({dtype for group in groups for dtype in group.dtypes}) > 1:
         named = "; ".join(f"{group.label}: {', '.join(group.dtypes)}" for group in groups if group.dtypes)
         lines += ["", f"computed in different dtypes, which alone moves a score ({named}); set train.dtype to compare like with like"]
+    budgets = {group.label: group.budget_bytes for group in groups if group.budget_bytes is not None}
+    if len(set(budgets.values())) > 1:
+        lines += ["", f"of different budgets ({'; '.join(f'{label}: {size:,} bytes' for label, size in budgets.items())})"]
     for found in comparisons:
         better, other = (found.first, found.second) if found.difference >= 0 else (found.second, found.first)
         lines += ["", f"{better} is better than {other} by {abs(found.difference):.5f} bits per byte"]

@@ -38,7 +38,9 @@ def read_run(path: Path, label: str | None = None) -> RunFiles:
     if not (path / "recipe.json").exists():
         raise UserError(f"{path} is not a run folder (no recipe.json); make one with: bytefit run RECIPE --out {path}")
     if not (path / "summary.json").exists():
-        raise UserError(f"{path} has no summary.json yet; finish it with: bytefit run … --out {path} --resume")
+        raise UserError(
+            f"{path} has no summary.json yet; finish it with: bytefit run … --out {path} --resume (or bytefit pack, score, report)"
+        )
 
     def held(name: str, without: Any) -> Any:
         return read_json(path / name) if (path / name).exists() else without

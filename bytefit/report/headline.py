@@ -12,10 +12,10 @@ Summary = dict[str, Any]
 
 def figures(summary: Summary) -> list[tuple[str, str]]:
     """The large figures of one run: what stands there, and what it means."""
-    size, budget = summary["artifact_bytes"], summary["budget_bytes"]
+    size, budget, code = summary["artifact_bytes"], summary["budget_bytes"], summary.get("code_bytes", 0)
     return [
         (f"{summary['val_bpb']:.4f}", f"bits per byte of {summary['val_bytes']:,} bytes of validation text"),
-        (f"{size:,}", f"bytes, of {budget:,} ({size / budget:.2%})"),
+        (f"{size:,}", f"bytes{f', and {code:,} for the code' if code else ''}, of {budget:,} ({(size + code) / budget:.2%})"),
         (f"{summary['train_seconds']:,.0f} s", f"of training: {summary['steps']:,} steps, {summary['tokens_seen'] / 1e6:.1f} M tokens"),
         (f"{summary['num_parameters']:,}", f"parameters, {8 * size / summary['num_parameters']:.2f} bits of the file for each"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import Any
 
 BAR = 30
@@ -11,7 +12,9 @@ def scoreboard(summary: dict[str, Any]) -> str:
     """Several lines of text from a run's summary."""
     lines = ["", f"bytefit {summary['recipe']} ({summary['size']}, seed {summary['seed']})", ""]
     size, budget = summary["artifact_bytes"], summary["budget_bytes"]
-    lines.append(f"bytes: {size:,} of {budget:,} ({size / budget:.2%}, {budget - size:,} left)")
+    code = summary.get("code_bytes", 0)
+    kept = f" and {code:,} for the code" if code else ""
+    lines.append(f"bytes: {size:,}{kept} of {budget:,} ({(size + code) / budget:.2%}, {budget - size - code:,} left)")
     for part, count in sorted(summary["bytes_by_part"].items(), key=lambda item: -item[1]):
         lines.append(f"  {part:<13} {count:>10,}  {'#' * round(BAR * count / size)}")
     lines += ["", f"bits per byte of {summary['val_bytes']:,} bytes of validation text (lower is better)"]
@@ -32,7 +35,7 @@ def scoreboard(summary: dict[str, Any]) -> str:
             f"proof: {summary['proof_bytes_in']:,} bytes of text -> {summary['proof_bytes_out']:,} bytes -> {came_back} "
             f"({summary['proof_agreement']:+.3%} against the score)",
         ]
-    lines += ["", "it says:", *(f"  | {line}" for line in summary["sample"].splitlines()), ""]
+    lines += ["", "it says:", *(f"  | {printable(line)}" for line in summary["sample"].split("\n")), ""]
     ledger = summary["ledger"]
     values = {
         "val_bpb": f"{summary['val_bpb']:.5f}",
@@ -46,3 +49,8 @@ def scoreboard(summary: dict[str, Any]) -> str:
     }
     lines += [f"{key}: {value}" for key, value in values.items()]
     return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """The same without what would ring a terminal's bell or move its cursor: a weak model says anything."""
+    return "".join("�" if unicodedata.category(character) == "Cc" else character for character in text)

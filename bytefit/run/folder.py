@@ -17,6 +17,7 @@ from bytefit.config import first_difference, from_json, to_json
 from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
 from bytefit.files import read_json, write_json
+from bytefit.progress import say
 from bytefit.recipes.recipe import Recipe, as_written_now
 from bytefit.train.checkpoint import load_checkpoint
 from bytefit.train.machine import describe_machine
@@ -159,6 +160,8 @@ def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, worl
         if trained_on not in (None, dataset.sha256):
             raise UserError(f"{path} was started on another dataset than {dataset.folder}; give the same --data, or another --out")
         if held != record:
+            if folder.pack.exists():
+                say(f"{path}: {first_difference(held, record)}: packing, scoring and proving again")
             for result in (folder.pack, folder.score, folder.proof, folder.details, folder.summary, folder.audit, folder.report):
                 result.unlink(missing_ok=True)
     elif path.exists() and any(not entry.name.endswith(".partial") for entry in path.iterdir()):

@@ -52,15 +52,24 @@ def _run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: R
     else:
         train_step(folder, recipe, dataset, ledger, ranks, resume=resume)
 
-    def step(result: Path, sources: list[Path], entries: tuple[str, ...], do: Callable[[], Any]) -> None:
-        """Do a step unless its result is there."""
-        if not fresh(result, sources):
-            with counted(folder, ledger, *entries):
-                do()
-
     def pack_it() -> None:
         with all_cores(ranks):
             pack_step(folder, recipe, dataset, ledger, ranks.device)
+
+    if ranks.is_first:
+        _unless_there(folder, ledger, folder.pack, [folder.checkpoint / "state.json"], PACKING, pack_it)
+    ranks.barrier()
+    if ranks.any(ranks.is_first and not fresh(folder.score, [folder.pack])):
+        with counted(folder, ledger, *SCORING, write=ranks.is_first):
+            record = score_step(folder, recipe, dataset, ledger, ranks)
+            if ranks.is_first:
+                write_json(folder.score, record)
+                forget_progress(folder)
+    return after_scoring(folder, recipe, dataset, ledger, ranks) if ranks.is_first else None
+
+
+def after_scoring(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledger, ranks: Ranks) -> dict[str, Any]:
+    """The first rank's last steps, as far as their results are not there: proof, compressors, details, summary, report."""
 
     def prove_it() -> None:
         with all_cores(ranks):
@@ -72,22 +81,20 @@ def _run(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: R
     def look_closely() -> None:
         details_step(folder, recipe, dataset, ledger)
 
-    if ranks.is_first:
-        step(folder.pack, [folder.checkpoint / "state.json"], PACKING, pack_it)
-    ranks.barrier()
-    if ranks.any(ranks.is_first and not fresh(folder.score, [folder.pack])):
-        with counted(folder, ledger, *SCORING, write=ranks.is_first):
-            record = score_step(folder, recipe, dataset, ledger, ranks)
-            if ranks.is_first:
-                write_json(folder.score, record)
-                forget_progress(folder)
-    if not ranks.is_first:
-        return None
     if recipe.score.proof_bytes:
-        step(folder.proof, [folder.pack], ("prove",), prove_it)
-    step(folder.compressors, [folder.score], ("report",), compare_it)
-    step(folder.details, [folder.pack, folder.score], (), look_closely)  # its seconds come on top of the compressors'
+        _unless_there(folder, ledger, folder.proof, [folder.pack], ("prove",), prove_it)
+    _unless_there(folder, ledger, folder.compressors, [folder.score], ("report",), compare_it)
+    _unless_there(folder, ledger, folder.details, [folder.pack, folder.score], (), look_closely)  # its seconds come on top
     return finish(folder, recipe, dataset, ledger)
+
+
+def _unless_there(
+    folder: RunFolder, ledger: Ledger, result: Path, sources: list[Path], entries: tuple[str, ...], do: Callable[[], None]
+) -> None:
+    """Do a step unless its result is there and newer than what it is made from."""
+    if not fresh(result, sources):
+        with counted(folder, ledger, *entries):
+            do()
 
 
 def prepare(recipe: Recipe, *, data: Path | None, out: Path, resume: bool, ranks: Ranks) -> tuple[RunFolder, Recipe, Dataset]:
@@ -154,6 +161,7 @@ def summarise(folder: RunFolder, recipe: Recipe, dataset: Dataset, ledger: Ledge
         "val_bytes": scores["full"]["bytes"],
         "artifact_bytes": packed["bytes"],
         "budget_bytes": packed["budget"],
+        "code_bytes": recipe.pack.code_bytes,
         "bytes_by_part": packed["parts"],
         "num_parameters": num_parameters(recipe.model),
         "average": state["average"],

@@ -67,7 +67,7 @@ def _gpu_versions() -> dict[str, str]:
     """Which attention kernel PyTorch prefers depends on cuDNN's version; nothing without a GPU."""
     if not torch.cuda.is_available():
         return {}
-    return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    return {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
 
 
 def _cpuinfo() -> dict[str, str]:

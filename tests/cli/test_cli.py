@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from bytefit.artifact.load import load_artifact
 from bytefit.cli import MODULES, build_parser, main
 from bytefit.recipes import find_recipe
 
@@ -89,12 +91,23 @@ def test_mistakes_with_an_artifact_are_said_before_the_work(tiny_run, tmp_path, 
     for name in ("compress", "decompress"):
         monkeypatch.setattr(f"bytefit.cli.use.{name}", too_late)
     (tmp_path / "cut.z").write_bytes(out.read_bytes()[:-1])
+    other = tmp_path / "other.bytefit"
+    other.write_bytes(artifact.read_bytes())
     for words, message in (
         (("compress", artifact, text, "--out", tmp_path), "is a folder; name a file"),
         (("decompress", artifact, out, "--out", tmp_path / "one"), "holds 2 documents; --out names 1"),
         (("decompress", artifact, out, "--out", tmp_path / "one", tmp_path), "is a folder; name a file"),
         (("decompress", artifact, out, "--out", tmp_path / "one", tmp_path / "one"), "names a file twice"),
         (("decompress", artifact, tmp_path / "cut.z", "--out", tmp_path / "one"), "damaged or cut short"),
+        (("compress", artifact, text, "--out", text), "is a file that is read here and would be lost"),
+        (("compress", artifact, text, "--out", artifact), "is a file that is read here"),
+        (("compress", artifact, text, "--out", other), "holds a model, which would be lost"),
+        (("decompress", artifact, out, "--out", tmp_path / "one", out), "is a file that is read here"),
+        (("decompress", artifact, out, "--out", tmp_path / "one", other), "holds a model"),
+        (("page", artifact, "--out", artifact), "is a file that is read here"),
+        (("report", tiny_run.path, "--out", artifact), "holds a model"),
+        (("compare", tiny_run.path, "--published", "3.5,3.6", "--plot", other), "--plot"),
+        (("generate", artifact, "--prompt", "a", "--prompt-file", text), "give --prompt or --prompt-file, not both"),
         (("generate", artifact, "--temperature", "inf"), "temperature inf must be 0 or lie in"),
         (("generate", artifact, "--temperature", "1e-40"), "temperature 1e-40 must be 0 or lie in"),
         (("generate", artifact, "--seed", str(1 << 64)), "must lie in 0..2^63 - 1"),
@@ -103,6 +116,31 @@ def test_mistakes_with_an_artifact_are_said_before_the_work(tiny_run, tmp_path, 
         assert code == 2
         assert message in err
         assert len(err.strip().splitlines()) == 1
+    assert load_artifact(artifact).sha256 == load_artifact(other).sha256
+
+
+def test_what_is_said_does_not_mix_with_what_is_piped(tiny_run, tmp_path, capsys) -> None:
+    text = tmp_path / "a.txt"
+    text.write_bytes(b"The quiet river. ")
+    code, out, err = run(capsys, "compress", tiny_run.artifact, text, "--out", os.devnull)
+    assert (code, out) == (0, "")
+    assert "17 -> " in err
+
+
+def test_ctrl_c_while_it_starts_is_one_line() -> None:
+    """Importing takes seconds, in which it may come."""
+    script = """
+import sys
+class Ctrl:
+    def find_spec(self, name, *rest):
+        if name == "bytefit.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Ctrl())
+from bytefit.__main__ import start
+start()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "bytefit: interrupted\n")
 
 
 def test_repl_continues_line_after_line(tiny_run, capsysbinary, monkeypatch) -> None:
@@ -137,11 +175,15 @@ def test_pack_again_into_fewer_bytes(dataset, tmp_path, capsys) -> None:
         code, text, _ = run(capsys, "pack", out, "--bytes", budget, "--json")
         assert code == 0
         assert 0.85 * budget < json.loads(text)["bytes"] <= budget
-    assert run(capsys, "score", out)[0] == 0
-    assert run(capsys, "prove", out, "--bytes", "500")[0] == 0
     code, _, err = run(capsys, "report", out)
     assert code == 2
     assert "no summary.json yet" in err
+    assert run(capsys, "score", out)[0] == 0
+    assert run(capsys, "prove", out, "--bytes", "500")[0] == 0  # not the run's own proof, which the report makes
+    assert run(capsys, "report", out)[0] == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["artifact_bytes"] <= 9000
+    assert summary["proof_restored"]
 
 
 @pytest.mark.parametrize(
@@ -209,6 +251,8 @@ def test_data_build_and_its_record(write, tmp_path, capsys, documents) -> None:
         (["data", "build", "x", "--out", "/tmp/never", "--tokenizer", "bytes", "--vocab", "9"], "has its own"),
         (["run", "pocket", "--set", "score.window=4096"], "model.context"),
         (["run", "pocket", "--seconds", "1", "--steps", "1"], "not both"),
+        (["run", "pocket", "--set", "size=lab"], "--set size=lab: write --size lab"),
+        (["run", "pocket", "--set", "name=mine"], "--set name=mine: name the recipe itself"),
         (["run", "pocket", "--seconds", "-1"], "must be above 0"),
         (["run", "pocket", "--bytes", "0"], "budget_bytes 0"),
         (["run", "pocket", "--set", "pack.quant.gain_step=1e-7"], "gain_step 1e-07 must lie in"),

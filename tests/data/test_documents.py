@@ -67,6 +67,15 @@ def test_missing_and_textless_sources(tmp_path) -> None:
         list(read_documents([tmp_path]))
 
 
+def test_a_folder_gives_its_texts_and_says_what_it_leaves_out(tmp_path, capsys) -> None:
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "sub").mkdir()
+    for name, text in {".git/a.txt": "hidden", ".b.txt": "hidden", "c.txt": "", "sub/d.md": "two", "e.txt": "one", "f.py": "code"}.items():
+        (tmp_path / name).write_text(text)
+    assert list(read_documents([tmp_path])) == ["one", "two"]
+    assert "1 files of other kinds are left out (.py)" in capsys.readouterr().err
+
+
 def test_equal_documents_fall_on_one_side(documents) -> None:
     split = split_documents(documents + documents[::3], 0.2, None)
     assert not set(split.train) & set(split.val)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -36,6 +38,22 @@ def test_losslessness_is_known(lossless, contest) -> None:
     assert lossless.lossless
     assert ByteTokenizer().lossless
     assert not contest.lossless
+
+
+def test_text_with_hardly_a_space_is_restored_too() -> None:
+    """The mark of a space is then rarer than what the vocabulary must hold, and would be written as three bytes of its own."""
+    generator = random.Random(0)
+    texts = ["".join(chr(0x4E00 + generator.randrange(200)) for _ in range(2000)) for _ in range(12)]
+    texts[3] = texts[3][:100] + " " + texts[3][101:]
+    tokenizer = train_tokenizer(TokenizerConfig(vocab_size=600), lambda: texts)
+    assert tokenizer.lossless
+    assert tokenizer.decode(tokenizer.encode([texts[3]])[0]) == texts[3].encode()
+
+
+def test_too_many_characters_for_a_vocabulary_are_counted(documents) -> None:
+    many = ["".join(chr(0x4E00 + i) for i in range(1500))] * 3
+    with pytest.raises(UserError, match=r"give --vocab 17\d\d or more, or --tokenizer bytes"):
+        train_tokenizer(TokenizerConfig(vocab_size=600), lambda: many)
 
 
 def test_digits_are_split_and_no_space_is_invented(lossless) -> None:

@@ -22,10 +22,19 @@ BYTES_A_TOKEN = 2.5
 
 
 def make_run(
-    path: Path, seed: int, value: float, *, dim: int = 192, text_bytes: int = 1000, name: str = "pocket", dtype: str = "float32"
+    path: Path,
+    seed: int,
+    value: float,
+    *,
+    dim: int = 192,
+    text_bytes: int = 1000,
+    name: str = "pocket",
+    dtype: str = "float32",
+    budget: int = 10**6,
 ) -> Path:
     path.mkdir()
     recipe = {"name": name, "size": "lab", "seed": seed, "model": {"dim": dim}, "score": {"headline": "sliding"}}
+    recipe["pack"] = {"budget_bytes": budget}
     score = {"bits_per_byte": value, "bytes": text_bytes, "targets": 400, "dtype": dtype}
     scores = {"sliding": score, "full": score | {"bits_per_byte": value + 0.1}, "dataset_sha256": "d"}
     (path / "recipe.json").write_text(json.dumps(recipe))
@@ -123,11 +132,16 @@ def test_runs_are_grouped_by_what_but_the_seed_differs(tmp_path) -> None:
     assert bytes_a_token == 2.5
     assert [group.seeds for group in groups] == [(1, 2), (2, 3)]
     assert groups[0].label == "pocket, lab"
-    assert "dim" in groups[1].label
-    assert "192" in groups[1].label
+    assert groups[1].label == "pocket, lab (model.dim is 128, not 192)"
+    assert "of different budgets" not in as_text(groups, [])
     assert compare(*groups, bytes_a_token).pairs == 1
     full, _ = read_groups(runs, "full")
     assert full[0].values == pytest.approx((1.81, 1.82))
+
+
+def test_other_budgets_are_said(tmp_path) -> None:
+    groups, _ = read_groups([make_run(tmp_path / "a", 1, 1.7), make_run(tmp_path / "b", 1, 1.8, name="pr578", budget=500_000)], "headline")
+    assert "of different budgets (pocket, lab: 1,000,000 bytes; pr578, lab: 500,000 bytes)" in as_text(groups, [])
 
 
 def test_groups_of_one_label_are_told_apart(tmp_path, capsys) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -13,8 +14,10 @@ import torch
 
 from bytefit.cli import main
 from bytefit.optim.schedule import lr_scale
+from bytefit.report.headline import figures
+from bytefit.report.scoreboard import scoreboard
 from bytefit.run import steps
-from bytefit.run.folder import RunFolder, claimed
+from bytefit.run.folder import RunFolder, claimed, open_run
 from bytefit.run.pipeline import run
 from bytefit.train import loop
 from bytefit.train.machine import describe_machine
@@ -22,12 +25,15 @@ from tests.conftest import ONE_RANK
 
 
 def test_steps_one_by_one_leave_what_a_run_leaves(dataset, tmp_path, capsys) -> None:
-    """`train`, `pack`, `score`, `prove`, then `run --resume`: every second has its entry, and the audit finds them."""
+    """`train`, `pack`, `score`, `prove`, `report`: every second has its entry, and the audit finds them."""
     out = tmp_path / "run"
     words = ("pocket", "--size", "tiny", "--steps", "12", "--data", str(dataset.folder), "--out", str(out))
-    for verb in (["train", *words], ["pack", str(out)], ["score", str(out)], ["prove", str(out)], ["run", *words, "--resume"]):
+    for verb in (["train", *words], ["pack", str(out)], ["score", str(out)], ["prove", str(out)], ["report", str(out)]):
         assert main(verb) == 0
     folder = RunFolder(out)
+    before = folder.summary.read_bytes()
+    assert main(["run", *words, "--resume"]) == 0  # finds nothing left to do
+    assert folder.summary.read_bytes() == before
     first = json.loads(folder.summary.read_text())["ledger"]
     assert {"train", "calibrate", "fit", "score", "prove"} <= first.keys()
     assert main(["audit", str(out)]) == 0
@@ -35,6 +41,7 @@ def test_steps_one_by_one_leave_what_a_run_leaves(dataset, tmp_path, capsys) -> 
     folder.ledger.write_text(json.dumps(seconds | {"fit": 1000.0, "prove": 1000.0, "score": 1000.0}))
     assert main(["pack", str(out), "--bytes", "15000"]) == 0
     assert main(["run", *words, "--resume", "--bytes", "15000"]) == 0
+    assert "packing, scoring and proving again" not in capsys.readouterr().err
     again = json.loads(folder.summary.read_text())
     assert again["artifact_bytes"] <= 15_000
     assert again["ledger"]["train"] == first["train"]
@@ -179,3 +186,31 @@ def test_the_hardware_is_what_trained(tiny_run, tmp_path) -> None:
     summary = json.loads(folder.summary.read_text())
     assert (summary["hardware"]["gpu"], summary["hardware"]["threads"]) == ("a large one", 7)
     assert (summary["dtype"], summary["muon_dtype"]) == (record["dtype"], record["muon_dtype"])
+
+
+def test_a_run_taken_up_with_another_budget_says_what_it_makes_again(tiny_run, dataset, tmp_path, capsys) -> None:
+    folder = RunFolder(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    recipe = folder.read_recipe()
+    other = dataclasses.replace(recipe, pack=dataclasses.replace(recipe.pack, budget_bytes=15_000))
+    open_run(folder.path, other, dataset, resume=True)
+    said = capsys.readouterr().err
+    assert f"pack.budget_bytes is {recipe.pack.budget_bytes}, not 15000: packing, scoring and proving again" in said
+    assert not folder.pack.exists()
+
+
+def test_a_scoreboard_counts_the_code_and_rings_no_bell(tiny_run) -> None:
+    summary = json.loads(tiny_run.summary.read_text())
+    text = scoreboard(summary | {"code_bytes": 1000, "artifact_bytes": 5000, "budget_bytes": 8000, "sample": "a\x07b\x0bc\nd"})
+    assert "bytes: 5,000 and 1,000 for the code of 8,000 (75.00%, 2,000 left)" in text
+    assert "  | a\ufffdb\ufffdc\n  | d\n" in text
+    assert "bytes, and 1,000 for the code, of 8,000 (75.00%)" in [
+        what
+        for _, what in figures(
+            summary
+            | {
+                "code_bytes": 1000,
+                "artifact_bytes": 5000,
+                "budget_bytes": 8000,
+            }
+        )
+    ]
