@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 
 from bytefit.audit.counting import check_counting, table_answers
 from bytefit.audit.evidence import Evidence
-from tests.audit.planting import verdicts
+from bytefit.run.folder import RunFolder
+from tests.audit.planting import edit, verdicts
 
 
 @pytest.mark.parametrize("fault", ["spaces twice", "byte pieces", "boundary"])
@@ -37,3 +39,14 @@ def test_a_tokenizer_without_byte_pieces_is_audited(finished, dataset) -> None:
     tokenizer.__dict__.pop("byte_ids", None)
     evidence = Evidence(finished, finished.read_recipe(), dataclasses.replace(dataset, tokenizer=tokenizer))
     assert verdicts(check_counting(evidence))[16] == "pass"
+
+
+def test_of_a_lossy_tokenizer_the_tables_own_sum_counts(finished, dataset, tmp_path) -> None:
+    tokenizer = copy.copy(dataset.tokenizer)
+    tokenizer.lossless = False
+    folder = RunFolder(shutil.copytree(finished.path, tmp_path / "run"))
+    run = Evidence(folder, folder.read_recipe(), dataclasses.replace(dataset, tokenizer=tokenizer))
+    real = int(run.counts.sum())
+    for count, verdict in ((real, "pass"), (real + 1, "fail")):
+        edit(folder.score, lambda s, count=count: [s[name].update(bytes=count) for name in run.scored])
+        assert verdicts(check_counting(Evidence(folder, run.recipe, run.dataset)))[18] == verdict

@@ -102,3 +102,19 @@ def test_short_documents_are_no_fault(finished, dataset, tmp_path, length) -> No
     found = verdicts(check_order(Evidence(folder, recipe, data)))
     assert "fail" not in found.values(), found
     assert found[14] == ("pass" if length == 20 else "not applicable")
+
+
+def test_rows_that_do_not_sum_to_one_are_named(finished, dataset) -> None:
+    """Though every target has the probability that it was charged."""
+    run = Evidence(finished, finished.read_recipe(), dataset)
+    tokens = run.tokens[:9]
+    row, protocol = order.row_maker(run.artifact.model, tokens), Full(window=8)
+    costs = order.target_nats(run.artifact.model, tokens, protocol, torch.float32)
+
+    def more(target: int, temperature: float) -> np.ndarray:
+        probabilities = row(target, temperature).copy()
+        probabilities[(tokens[target] + 1) % len(probabilities)] += 0.01
+        return probabilities
+
+    assert order.read_from_rows(row, lambda _: costs, protocol, tokens).holds
+    assert not order.read_from_rows(more, lambda _: costs, protocol, tokens).holds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -14,9 +15,11 @@ from bytefit.audit.counting import check_counting
 from bytefit.audit.evidence import Evidence
 from bytefit.audit.limits import check_limits
 from bytefit.audit.proof import EXCERPT_BYTES, check_proof
-from bytefit.audit.provenance import check_provenance
+from bytefit.audit.provenance import activity, check_provenance
 from bytefit.quant.calibrate import CalibrationConfig, OwnText, RandomIds, TrainingText
 from bytefit.quant.crown import CrownQConfig
+from bytefit.quant.prune import PruneConfig
+from bytefit.recipes import find_recipe
 from bytefit.run.folder import RunFolder
 from bytefit.score.compressed import compress
 from bytefit.score.scorer import score
@@ -145,6 +148,18 @@ def normalised(dataset):
     return {"record": dataset.record | {"splits": splits | {"val": splits["val"] | {"raw_bytes": 9}}}}
 
 
+def outside_the_timers(entry: str):
+    return in_file("summary", lambda record: record["ledger"].pop(entry))
+
+
+def a_percent_better(record) -> None:
+    record["sliding"]["blocks"][0][1] *= 0.99
+
+
+def one_target_more(record) -> None:
+    record["full"]["blocks"][0][0] += 1
+
+
 def made_up(record) -> None:
     record["sliding"]["blocks"][0][1] = 5.0
 
@@ -190,6 +205,10 @@ PLANTS = [
     (check_limits, 31, "more than the contest's clock", trained_too_long),
     (check_limits, 32, "slow scoring", scored_in(620.0)),
     (check_limits, 32, "no seconds of scoring", scored_in(0.0)),
+    (check_limits, 27, "a byte over the contest's cap", lambda e: with_recipe(size="full")(budget(lambda size: 16_000_001)(e))),
+    *((check_limits, 33, f"{entry} outside the timers", outside_the_timers(entry)) for entry in ("train", "fit", "score")),
+    (check_limits, 30, "a score one percent better", in_file("score", a_percent_better)),
+    (check_provenance, 39, "a target more in a block", in_file("score", one_target_more)),
     (check_limits, 33, "adapting outside the timers", in_file("summary", lambda s: s["ledger"].pop("adapt"))),
     (check_limits, 34, "another processor", in_file("summary", lambda s: s["hardware"].update(cpu="Fast 9000"))),
     (check_limits, 34, "matrix units", in_file("summary", lambda s: s["hardware"].update(cpu_bf16="other"))),
@@ -231,3 +250,26 @@ def test_other_scores_may_take_their_time(finished, dataset, tmp_path) -> None:
     folder = RunFolder(tmp_path / "run")
     honest = Evidence(folder, folder.read_recipe(), dataset)
     assert verdicts(check_limits(scored_in(590.0)(honest)))[32] == "pass"
+
+
+def test_what_never_ran_is_not_taken_for_active(finished, dataset, tmp_path) -> None:
+    """Every technique that a recipe can state and leave out of the weights, by the records that it would have left."""
+    folder = RunFolder(shutil.copytree(finished.path, tmp_path / "run"))
+    system, recipe = find_recipe("pr693", "tiny"), folder.read_recipe()
+    quant = dataclasses.replace(system.pack.quant, prune=PruneConfig(share=0.1))
+    recipe = dataclasses.replace(recipe, train=system.train, pack=dataclasses.replace(system.pack, quant=quant), calibrate=system.calibrate)
+
+    def found(position: dict, snapshots: int, used: str, pruned: int, penalty: float, learned: int) -> dict[str, bool]:
+        edit(folder.checkpoint / "state.json", lambda s: s.update(position=position, snapshots=snapshots, average={"used": used}))
+        edit(folder.pack, lambda s: s.update(pruned=pruned))
+        edit(folder.score, lambda s: s["adapt"].update(learned_steps=learned))
+        folder.metrics.write_text(json.dumps({"step": 1, "crown_q": penalty}) + "\n")
+        return activity(Evidence(folder, recipe, dataset))
+
+    ran = found({"replayed": 3, "rounded_from": 5}, 2, "ema", 10, 0.1, 4)
+    assert set(ran.values()) == {True}
+    assert len(ran) == 8
+    folder.calibration.unlink(missing_ok=True)
+    never = found({"replayed": 0, "rounded_from": None}, 0, "last", 0, 0.0, 0)
+    assert never.keys() == ran.keys()
+    assert set(never.values()) == {False}

@@ -243,3 +243,10 @@ def test_our_own_protocols_pass(protocol) -> None:
         assert documents_apart(scorer, tokens, 37).holds
     else:
         assert not documents_apart(scorer, tokens, 37).holds
+
+
+def test_a_leak_of_a_thousandth_of_a_nat_is_seen() -> None:
+    tokens = np.arange(40) % 7 + 3
+    leaks = lambda text: np.full(len(text) - 1, 1.0) - 1e-3 * (text[-1] % 2)  # noqa: E731
+    assert not future_change(leaks, tokens, 37).holds
+    assert future_change(lambda text: np.full(len(text) - 1, 1.0), tokens, 37).holds

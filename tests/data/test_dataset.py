@@ -197,3 +197,14 @@ def test_split_too_short_for_a_window() -> None:
     stream = TokenStream([np.arange(10, dtype=np.uint16)])
     with pytest.raises(UserError, match="one window needs 17"):
         ShuffledConfig().build(stream, 16, 8, seed=0)
+
+
+def test_each_epoch_of_the_shuffled_loader_has_a_phase_of_its_own() -> None:
+    """Windows of one epoch do not overlap; those of another are cut elsewhere, so that a target is not always the first of its window."""
+    loader = ShuffledConfig().build(TokenStream([np.arange(16 * 9, dtype=np.uint16)]), 16, 8, seed=3)  # 8 windows: a step is an epoch
+    phases = []
+    for epoch in range(12):
+        starts = loader.rows(epoch, 0, 8)[:, 0] % 16
+        assert len(set(starts.tolist())) == 1
+        phases.append(int(starts[0]))
+    assert len(set(phases)) > 4

@@ -92,3 +92,11 @@ def test_adamw_decay_is_decoupled_and_reaches_gains() -> None:
 def test_bad_settings_are_named(make, message) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_adams_own_settings_reach_it() -> None:
+    config = dataclasses.replace(CONFIG, gains=AdamConfig(lr=0.3, betas=(0.5, 0.6), eps=1e-3, weight_decay=0.7))
+    optimizers = Optimizers(config, find_recipe("pocket", "tiny").model.build().parameter_infos(), torch.float32)
+    tables, gains = optimizers.adam.param_groups
+    assert (gains["betas"], gains["eps"], gains["weight_decay"]) == ((0.5, 0.6), 1e-3, 0.7)
+    assert tables["betas"] == AdamConfig(lr=0.2).betas

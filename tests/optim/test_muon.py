@@ -230,3 +230,12 @@ def test_clipping_after_averaging_is_that_of_one_rank(on_ranks, world) -> None:
     assert after
     assert all(torch.allclose(on_ranks[1][n], on_ranks[world][n], atol=1e-5) for n in after)
     assert not all(torch.allclose(on_ranks[1][n], on_ranks[world][n], atol=1e-3) for n in before)
+
+
+def test_every_digit_of_polar_express_is_right() -> None:
+    """Each polynomial is the best for the range that the one before leaves, so the furthest it goes above 1 is the furthest below."""
+    x = torch.linspace(1e-3, 1, 1_000_001, dtype=torch.float64)
+    for a, b, c in POLAR_EXPRESS:
+        x = a * x + b * x**3 + c * x**5
+        assert float(x.max() - 1) == pytest.approx(float(1 - x.min()), rel=1e-6, abs=1e-12)
+    assert float((x - 1).abs().max()) < 1e-12

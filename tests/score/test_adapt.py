@@ -42,6 +42,7 @@ FORMS = {
     "frozen blocks and tables": {"trains": Selection(first_blocks_frozen=2, roles=("attention", "attention_out", "mlp", "gain"))},
     "chunks shorter than the stride": {"chunk_tokens": 2, "stride": 5, "epochs": 1},
     "chunks no multiple of anything": {"chunk_tokens": 17},
+    "a step of unequal sequences": {"chunk_tokens": 17, "batch_sequences": 3},
 }
 
 
@@ -134,6 +135,9 @@ def test_a_tape_gives_nothing_to_learn_before_it_is_scored(tokens) -> None:
     assert tape.scored(1, 4).tokens.tolist() == tokens[:5].tolist()
     with pytest.raises(OrderError, match="scored twice"):
         tape.book(Window(2, 4, 6), np.zeros(3))
+    tape.book(Window(2, 6, 8), np.zeros(3))
+    with pytest.raises(OrderError, match="not all scored"):
+        tape.scored(5, 8)  # all but the first
     coded = CodedTape(1)
     coded.append(7)
     assert coded.scored(1, 1).tokens.tolist() == [1, 7]
@@ -228,6 +232,32 @@ def test_temperature_is_a_distribution_and_cools_what_is_certain() -> None:
     assert torch.allclose(cooled[0], logits[0])  # nothing is known: T = 1
     assert 9.0 / 0.95 - 0.1 < float(cooled[1, 0]) < 9.0 / 0.95
     assert float(tempered(logits, 0.5)[1, 0]) == pytest.approx(9.0 / 0.9)  # clamped
+    assert float(tempered(logits, 1.5)[1, 0]) == pytest.approx(9.0 / 1.05)
+
+
+def test_a_chunk_ends_with_its_last_target() -> None:
+    """Target t is the token at t: the first chunk of 20 has the targets 1 to 20."""
+    assert [BASE.chunk_of(target) for target in (1, 20, 21, 40, 41)] == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("protocol", [BASE, DocumentLora(window=8, chunk_tokens=4, lr=0.02)], ids=["adapt", "documents"])
+def test_weight_decay_reaches_what_learns(tiny_model, tokens, protocol) -> None:
+    decayed = {
+        "adapt": lambda: dataclasses.replace(protocol, optimizer=Sgd(lr=0.05, weight_decay=1.0)),
+        "documents": lambda: dataclasses.replace(protocol, weight_decay=20.0),
+    }["documents" if isinstance(protocol, DocumentLora) else "adapt"]()
+    plain, other = (target_nats(tiny_model, tokens, p, torch.float32) for p in (protocol, decayed))
+    assert np.abs(plain - other).max() > 1e-3
+
+
+def test_documents_are_scored_at_their_temperature(tiny_model, tokens) -> None:
+    """Before anything is learned a target costs what it costs without learning, at the same temperature."""
+    config = DocumentLora(window=8, chunk_tokens=4, lr=0.02, temperature=0.9)
+    warm = target_nats(tiny_model, tokens, dataclasses.replace(config, temperature=1.0), torch.float32)
+    nats = target_nats(tiny_model, tokens, config, torch.float32)
+    still = target_nats(tiny_model, tokens, dataclasses.replace(BASE, temperature=0.9, optimizer=Sgd(lr=0.0)), torch.float32)
+    assert np.abs(nats[:4] - still[:4]).max() < 1e-5
+    assert np.abs(nats[:4] - warm[:4]).max() > 1e-3
 
 
 # Documents

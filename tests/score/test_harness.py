@@ -263,11 +263,15 @@ def test_what_the_coder_takes_is_known_to_the_bit() -> None:
     assert nats.sum() / np.log(2) > expected + 200  # a score knows no such limit
 
 
-def test_the_coder_has_the_scorers_temperature(tiny_run, tmp_path) -> None:
+LORA = DocumentLora(window=64, chunk_tokens=32, lr=0.002)
+
+
+@pytest.mark.parametrize("protocol", [dataclasses.replace(ADAPT, chunk_tokens=512), LORA], ids=["adapt", "documents"])
+def test_the_coder_has_the_scorers_temperature(tiny_run, tmp_path, protocol) -> None:
     """Their bits agree under it, and would not if one of the two left it out."""
     documents = cut_documents([text.encode() for text in make_documents(20, seed=9)], 8_000)
     plain, proof = (
-        prove(tiny_run.artifact, documents, tmp_path / "proof", torch.float32, dataclasses.replace(ADAPT, chunk_tokens=512, temperature=t))
+        prove(tiny_run.artifact, documents, tmp_path / "proof", torch.float32, dataclasses.replace(protocol, temperature=t))
         for t in (1.0, 0.9)
     )
     assert proof.restored

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 import bytefit.score.coder as coder
 from bytefit.artifact.load import load_artifact
+from bytefit.data.byte_table import contest_table
+from bytefit.data.tokenizer import BOS_ID
 from bytefit.errors import UserError
 from bytefit.model.attention import AttentionConfig
 from bytefit.model.head import HeadConfig
@@ -210,6 +212,25 @@ def test_proof_holds_and_notices_a_wrong_model(tiny_run, dataset, tmp_path) -> N
     assert abs(proof.agreement) < 0.01
     assert not dataclasses.replace(proof, coded_bits=proof.coded_bits * 2).holds
     assert not dataclasses.replace(proof, restored=False).holds
+    far = dataclasses.replace(proof, expected_bits=1e6, coded_bits=1e6 * (1 + 2e-3))  # a thousandth and 64 bits are allowed
+    assert not far.holds
+    assert dataclasses.replace(far, coded_bits=1e6 * (1 + 1e-3)).holds
+
+
+def test_bytes_are_counted_by_the_token_before(tiny_run, dataset) -> None:
+    """The contest's rule: a leading space is a byte, but not where a document begins."""
+    model, table = load_artifact(tiny_run.artifact).model, contest_table(dataset.tokenizer)
+    spaced = next(i for i, data in enumerate(dataset.tokenizer.token_bytes) if data.startswith(b" "))
+    tokens = np.array([BOS_ID, spaced, spaced, spaced, BOS_ID, spaced, spaced])
+    wanted = int(table.count(tokens[1:], tokens[:-1]).sum())
+    assert wanted != int(table.count(tokens[1:], tokens[1:]).sum())
+    assert score(model, tokens, table, Full(window=4), torch.float32).bytes == wanted
+
+
+def test_the_contests_tail_rule_is_no_way_to_compress(tiny_run) -> None:
+    """It drops targets or scores them twice; a decoder needs each of them once."""
+    with pytest.raises(UserError):
+        compress(load_artifact(tiny_run.artifact), [b"The quiet river."], Sliding(window=64, stride=8, contest=True))
 
 
 def test_proof_fails_where_decoding_differs(tiny_run, dataset, tmp_path, monkeypatch) -> None:
