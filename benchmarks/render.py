@@ -249,8 +249,9 @@ def headline(record: dict[str, Any]) -> str:
     text = f"{runs[0]['val_bytes'] / 1e6:.2f} MB of English text that it was not trained on"
     most = max(run["artifact_bytes"] for run in runs)
     return (
-        f"**{mean(runs, 'val_bpb'):.3f} bits per byte** on {text}, from {seconds:.0f} s of training on {threads} CPU cores, everything in "
-        f"at most **{most:,} bytes** (mean of {len(runs)} seeds; {best[0]}, the best of five compressors on the same text, takes {best[1]:.3f}). "
+        f"**{mean(runs, 'val_bpb'):.3f} bits per byte** on {text}, from {seconds:.0f} s of training on {threads} CPU cores, everything "
+        f"in at most **{most:,} bytes** (mean of {len(runs)} seeds; {best[0]}, the best of five compressors on the same text, "
+        f"takes {best[1]:.3f}). "
         f"It learns from each document while it reads it, and so does the decoder; without that it is {mean(runs, 'val_bpb_sliding'):.3f}. "
         "Numbers, commands and hardware: [docs/results.md](docs/results.md)."
     )

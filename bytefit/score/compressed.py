@@ -103,6 +103,10 @@ def compress_counting(artifact: Artifact, documents: list[bytes], protocol: Code
     """The same, and how many optimizer steps were made on the way."""
     own = default_protocol(artifact)
     protocol = protocol or own
+    if not _codable(artifact, protocol):
+        raise UserError(
+            f"nothing can be coded by {type(protocol).__name__} with window {protocol.window} and the contest's tail or a longer context"
+        )
     ids = document_ids(artifact.tokenizer, documents)
     streams = token_streams(ids, protocol)
     words, steps = encode_streams(artifact.model, streams, protocol)
@@ -203,9 +207,14 @@ def _read_protocol(artifact: Artifact, stated: bytes) -> CodedProtocol:
         protocol: CodedProtocol = from_json(CodedProtocol, json.loads(stated))
     except (ValueError, UserError):
         raise UserError(DAMAGED_HEADER) from None
-    if protocol.window > artifact.model.config.context or (isinstance(protocol, Sliding) and protocol.contest):
+    if not _codable(artifact, protocol):
         raise UserError(DAMAGED_HEADER)
     return protocol
+
+
+def _codable(artifact: Artifact, protocol: CodedProtocol) -> bool:
+    """Whether every target comes once, from a window that the model can hold."""
+    return protocol.window <= artifact.model.config.context and not (isinstance(protocol, Sliding) and protocol.contest)
 
 
 def _documents(tokenizer: Tokenizer, tokens: np.ndarray, num_documents: int) -> list[bytes]:
