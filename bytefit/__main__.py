@@ -1,5 +1,6 @@
 """``python -m bytefit`` and the command ``bytefit``."""
 
+import io
 import sys
 
 
@@ -10,6 +11,8 @@ def start() -> None:
     except KeyboardInterrupt:
         print("bytefit: interrupted", file=sys.stderr)
         sys.exit(130)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does: a terminal without Unicode is no reason to end
     run_process(main)
 
 

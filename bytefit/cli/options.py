@@ -88,6 +88,17 @@ def out_of(options: argparse.Namespace, recipe: Recipe) -> Path:
     return options.out or Path("runs") / f"{recipe.name}-{recipe.size}-s{recipe.seed}"
 
 
+def artifact_of(text: str) -> Path:
+    """An artifact file; of a run's folder, the artifact in it."""
+    path = Path(text)
+    packed = RunFolder(path).artifact
+    return packed if packed.is_file() else path
+
+
+def add_artifact(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("artifact", type=artifact_of, help="artifact file, or the folder of the run that packed it")
+
+
 def check_outputs(outs: list[Path], inputs: list[Path], *, option: str = "--out") -> None:
     """Raises UserError where an output would take the place of a folder, of an input, of a model, or of another output."""
     read = {path.resolve() for path in inputs}
@@ -105,4 +116,4 @@ def check_outputs(outs: list[Path], inputs: list[Path], *, option: str = "--out"
 def show_result(options: argparse.Namespace, value: Any, text: str, out: Path | None = None) -> None:
     """The JSON document where it was asked for, else the text: on stderr where the output itself went to a pipe (``--out /dev/stdout``)."""
     piped = out is not None and out.exists() and not out.is_file()
-    print(json.dumps(value, indent=2, ensure_ascii=False) if options.json else text, file=sys.stderr if piped else sys.stdout, flush=True)
+    print(json.dumps(value, indent=2) if options.json else text, file=sys.stderr if piped else sys.stdout, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bytefit.cli.options import Verbs, add_verb, check_outputs, show_result
+from bytefit.cli.options import Verbs, add_artifact, add_verb, check_outputs, show_result
 from bytefit.page.write import write_page
 
 
@@ -14,7 +14,7 @@ def add_verbs(verbs: Verbs) -> None:
         verbs, "page", "write one HTML file that holds an artifact and runs it in a browser",
         "  bytefit page runs/demo/model.bytefit\n  bytefit page model.bytefit --out index.html",
     )  # fmt: skip
-    verb.add_argument("artifact", type=Path)
+    add_artifact(verb)
     verb.add_argument("--out", type=Path, metavar="FILE", help="(default: the artifact's name with .html)")
     verb.set_defaults(do=do_page)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bytefit.artifact.load import load_artifact
 from bytefit.artifact.unpack import UNPACKED, unpack_artifact
-from bytefit.cli.options import Verbs, add_verb, show_result
+from bytefit.cli.options import Verbs, add_artifact, add_verb, show_result
 from bytefit.run.folder import RunFolder
 from bytefit.tools.dashboards import export_metrics
 
@@ -18,7 +18,7 @@ def add_verbs(verbs: Verbs) -> None:
         "  bytefit unpack runs/demo/model.bytefit --out demo-unpacked\n\n"
         "in Python, bytefit.hub reads such a folder (from_pretrained) and puts it on the hub (push_to_hub); docs/sharing.md.",
     )  # fmt: skip
-    verb.add_argument("artifact", type=Path)
+    add_artifact(verb)
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     verb.set_defaults(do=do_unpack)
     verb = add_verb(

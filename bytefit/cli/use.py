@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from bytefit.artifact.load import Artifact, load_artifact
-from bytefit.cli.options import Verbs, add_verb, check_outputs, show_result
+from bytefit.cli.options import Verbs, add_artifact, add_verb, check_outputs, show_result
 from bytefit.cli.protocols import CODED, protocol_of
 from bytefit.errors import UserError
 from bytefit.files import read_bytes, write_bytes
@@ -28,7 +28,7 @@ def add_verbs(verbs: Verbs) -> None:
         "  bytefit generate model.bytefit --repl\n\n"
         "with --repl every line that you type begins a text; an empty line goes on with the last one.",
     )  # fmt: skip
-    verb.add_argument("artifact", type=Path)
+    add_artifact(verb)
     verb.add_argument("--prompt", default="", help="text to continue (default: none)")
     verb.add_argument("--prompt-file", type=Path, metavar="FILE", help="read the prompt from a file")
     verb.add_argument("--repl", action="store_true", help="ask for one text after another, until the end of input (Ctrl-D)")
@@ -44,7 +44,7 @@ def add_verbs(verbs: Verbs) -> None:
         "  bytefit compress model.bytefit notes.txt --protocol sliding\n\n"
         "an artifact that learns while it scores compresses best, and slowly; --protocol sliding does not learn.",
     )  # fmt: skip
-    verb.add_argument("artifact", type=Path)
+    add_artifact(verb)
     verb.add_argument("files", nargs="+", type=Path, metavar="FILE", help="any files; each is one document")
     verb.add_argument("--out", type=Path, metavar="FILE", help="(default: FILE.bytefitz)")
     verb.add_argument("--protocol", choices=CODED, help="(default: the one that the artifact was packed with)")
@@ -54,7 +54,7 @@ def add_verbs(verbs: Verbs) -> None:
         "  bytefit decompress model.bytefit notes.bytefitz --out notes.txt\n"
         "  bytefit decompress model.bytefit both.bytefitz --out a.txt b.bin",
     )  # fmt: skip
-    verb.add_argument("artifact", type=Path)
+    add_artifact(verb)
     verb.add_argument("file", type=Path, help="compressed file")
     verb.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help="one name a document")
     verb.set_defaults(do=do_decompress)

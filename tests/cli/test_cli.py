@@ -357,6 +357,25 @@ def test_the_module_is_the_command() -> None:
     assert done.stdout.startswith("bytefit ")
 
 
+def test_a_terminal_without_unicode_is_no_reason_to_end(tiny_run) -> None:
+    """A comparison of one run has a dash where its spread would be."""
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-m", "bytefit", "compare", tiny_run.path], capture_output=True, text=True, env=ascii_only)
+    assert done.returncode == 0
+    assert "\\u2013" in done.stdout
+    assert not done.stderr
+
+
+def test_a_runs_folder_stands_for_its_artifact(tiny_run, tmp_path, capsys) -> None:
+    """Wherever an artifact is asked for; of a folder without one the message names the folder."""
+    spoken = [run(capsys, "generate", path, "--tokens", 5, "--json") for path in (tiny_run.path, tiny_run.artifact)]
+    assert [code for code, *_ in spoken] == [0, 0]
+    assert len({json.loads(out)["text"] for _, out, _ in spoken}) == 1
+    code, _, err = run(capsys, "generate", tmp_path)
+    assert code == 2
+    assert str(tmp_path) in err
+
+
 def test_a_verb_is_parsed_alike_with_and_without_the_others() -> None:
     """One module's parser knows what all modules' parser knows of its verbs; and the table names every verb once."""
     everything = next(action for action in build_parser()._actions if action.choices).choices
