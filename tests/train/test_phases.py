@@ -19,6 +19,7 @@ from bytefit.ledger import Ledger
 from bytefit.model.language_model import LanguageModel
 from bytefit.model.plan import unet_plan
 from bytefit.optim.average import AverageConfig, SnapshotConfig
+from bytefit.optim.groups import Optimizers
 from bytefit.optim.schedule import Moment, WarmdownConfig
 from bytefit.recipes import SYSTEMS, find_recipe
 from bytefit.run.steps import check_before_training
@@ -47,6 +48,21 @@ def test_replay_goes_over_the_last_batches_inside_the_budget(dataset, tmp_path) 
     assert [record["batch"] for record in seen] == [*range(16), 14, 15, 14, 15]
     assert {record["lr_scale"] for record in seen[16:]} == {0.1}
     assert seen[15]["lr_scale"] < 0.2  # the schedule has come to its end before the replay
+
+
+def test_a_replayed_batch_is_a_step_like_the_others_to_muon(dataset, tmp_path, monkeypatch) -> None:
+    """Momentum is warmed up by the steps that were taken; the batch's number begins anew."""
+    momenta, real = [], Optimizers.step
+
+    def watched(self, **arguments):
+        real(self, **arguments)
+        momenta.append(self.muon.param_groups[0]["momentum"])
+
+    monkeypatch.setattr(Optimizers, "step", watched)
+    settings = config(steps=20, replay=REPLAY, warmup_steps=0)
+    matrices = dataclasses.replace(settings.optimizer.matrices, momentum_start=0.5, momentum=0.9, momentum_warmup_steps=40)
+    train_tiny(dataset, tmp_path / "a", dataclasses.replace(settings, optimizer=dataclasses.replace(settings.optimizer, matrices=matrices)))
+    assert momenta == pytest.approx([0.5 + 0.4 * step / 40 for step in range(20)])
 
 
 def test_replay_by_the_clock_ends_with_the_clock(dataset, tmp_path) -> None:
