@@ -65,9 +65,7 @@ def test_an_experiment_changes_the_weights_and_not_their_names(dataset, tmp_path
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_compiled_experiments_follow_eager(dataset, tmp_path, name, request) -> None:
-    if name != "distillation":  # the one with two losses is turned into C++ as well
-        request.getfixturevalue("traced")
+def test_compiled_experiments_follow_eager(dataset, tmp_path, name, traced) -> None:
     settings = config(steps=12, **EXPERIMENTS[name])
     train_tiny(dataset, tmp_path / "eager", settings)
     torch._dynamo.utils.counters.clear()
