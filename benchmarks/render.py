@@ -14,6 +14,7 @@ from typing import Any
 from record import hardware
 from render_ablation import ablation_section
 from render_docs import classes_table, with_outputs
+from render_forms import forms_section
 from render_published import published_section
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 from render_score import adapt_section
@@ -290,6 +291,7 @@ def main() -> None:
     systems = newest(read_lines("systems"), steps)
     if systems:
         lines += systems_section(systems, steps)
+        lines += forms_section(systems, read_lines("systems_again"), steps)
     published = read("published")
     if systems and published:
         lines += published_section(published, systems, lambda rows: dagger(rows, steps))

@@ -73,33 +73,7 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
         lines += ["", EARLIER]
     if missing:
         lines += ["", f"Not measured yet: {', '.join(missing)}."]
-    lines += ["", *forms_table(rows, steps), "", *seconds_table(known, by_system), ""]
-    return lines
-
-
-def forms_table(rows: list[Record], steps: Record) -> list[str]:
-    """What ran in the contest against what was advertised: pairs of one seed, the same steps and the same arithmetic."""
-    of = {(row["name"], row["seed"], row["summary"]["dtype"]): row for row in rows if not dagger([row], steps)}
-    kinds = ("last weights", "averaged", "packed", "headline")
-    lines = [
-        "As submitted less repaired, bits per byte (above zero: what ran was worse than what was advertised): means over the seeds of "
-        "which both forms have a row, in one arithmetic.",
-        "",
-        "| system | seeds | " + " | ".join(kinds) + " |",
-        "| --- | --- |" + " ---: |" * len(kinds),
-    ]
-
-    def scores(row: Record) -> list[float]:
-        return [row["val_bpb_last"], *(row["summary"][key] for key in ("val_bpb_float", "val_bpb_full", "val_bpb"))]
-
-    for name in SYSTEMS:
-        seeds = sorted(at for form, *at in of if form == name and (name + AS_SUBMITTED, *at) in of)
-        there, here = ([scores(of[form, *at]) for at in seeds] for form in (name + AS_SUBMITTED, name))
-        changes = [
-            statistics.fmean(a) - statistics.fmean(b) for a, b in zip(zip(*there, strict=True), zip(*here, strict=True), strict=True)
-        ]
-        cells = [f"{change:+.4f}" for change in changes] or ["–"] * len(kinds)
-        lines.append(f"| {name} | {', '.join(str(seed) for seed, _ in seeds) or '–'} | " + " | ".join(cells) + " |")
+    lines += ["", *seconds_table(known, by_system), ""]
     return lines
 
 

@@ -262,23 +262,30 @@ def test_a_new_setting_that_is_off_leaves_digests_what_they_are() -> None:
 
 
 def test_forms_are_compared_pair_by_pair_of_rows_of_now() -> None:
-    """Rows of other steps are left out once one of now is there; a pair is of one seed and one arithmetic."""
+    """Rows of other steps are left out once one of now is there; a pair is of one seed, one dtype, one kind of processor if it can be."""
     from record import digest
-    from render_systems import forms_table, newest
+    from render_forms import forms_section
+    from render_systems import newest
 
-    def row(name: str, steps: int, seed: int, dtype: str, bpb: float) -> dict:
+    def row(name: str, steps: int, seed: int, dtype: str, bpb: float, cpu: str = "a") -> dict:
         scores = dict.fromkeys(("val_bpb_float", "val_bpb_full", "val_bpb"), bpb)
-        summary = scores | {"steps": steps, "dtype": dtype}
-        return {"name": name, "seed": seed, "val_bpb_last": bpb, "summary": summary, "digest": digest(to_json(find_recipe(name)))}
+        made = {"name": name, "seed": seed, "val_bpb_last": bpb, "digest": digest(to_json(find_recipe(name))), "commit": "c" * 40}
+        return made | {"summary": scores | {"steps": steps, "dtype": dtype}, "machine": {"cpu": cpu, "cpu_capability": "AVX2"}}
 
     submitted, steps = "pr128_as_submitted", {"steps": {"pr128": 100, "pr128_as_submitted": 100, "baseline": 100}}
     of_now = [row("pr128", 100, 1, "float32", 2.0), row("pr128", 100, 2, "bfloat16", 1.0), row(submitted, 100, 1, "float32", 2.25)]
     of_now.append(row(submitted, 100, 2, "float32", 9.0))
     before, alone = row(submitted, 90, 3, "float32", 5.0), row("baseline", 90, 1, "float32", 5.0)
     assert newest([*of_now, before, alone], steps) == [*of_now, alone]
-    lines = forms_table([*of_now, before, alone], steps)
-    assert "| pr128 | 1 | +0.2500 | +0.2500 | +0.2500 | +0.2500 |" in lines
-    assert "| baseline | – | – | – | – | – |" in lines
+    other = [row("pr128", 100, 3, "float32", 2.0, "b"), row(submitted, 100, 3, "float32", 2.5)]
+    page = "\n".join(forms_section([*of_now, before, alone, *other], [], steps))
+    assert "| pr128 | 1 | float32 | one kind | +0.2500 | +0.2500 | +0.2500 | +0.2500 |" in page
+    assert "| pr128 | 3 | float32 | two kinds | +0.5000 | +0.5000 | +0.5000 | +0.5000 |" in page
+    assert page.count("| pr128 |") == 2
+    assert "second less the first" not in page
+    page = "\n".join(forms_section([*of_now, before, alone, *other], [row("pr128", 100, 3, "float32", 2.375)], steps))
+    assert "| pr128 | 3 | float32 | one kind | +0.1250 | +0.1250 | +0.1250 | +0.1250 |" in page  # by the row that was made again
+    assert "| pr128 | 3 | float32 | +0.3750 | +0.3750 | +0.3750 | +0.3750 |" in page
 
 
 def test_rows_of_another_count_of_steps_or_recipe_say_so() -> None:
