@@ -58,17 +58,17 @@ def forms_section(rows: list[Record], again: list[Record], steps: Record) -> lis
 def again_table(rows: list[Record], again: list[Record]) -> list[str]:
     """One form on two kinds of processor: what rounding alone makes of a run."""
     of = {(row["name"], row["seed"], row["summary"]["dtype"]): row for row in rows}
+    both = [(row, of[at]) for row in again if (at := (row["name"], row["seed"], row["summary"]["dtype"])) in of]
+    first = [before for _, before in both]
     lines = [
-        "One run on two kinds of processor, the second less the first: the same recipe, seed, steps and dtype. What differs is rounding. "
-        f"`python benchmarks/systems.py run --data web --out systems_again.jsonl`, commit {commits(again)}; {hardware(again)}.",
+        "One run on two kinds of processor, the second less the first: the same recipe, seed, steps and dtype. What differs is rounding, "
+        f"the processor's and that of the code between the commits. First at {commits(first)} ({hardware(first)}), then at {commits(again)} "
+        f"({hardware(again)}): `python benchmarks/systems.py run --data web --out systems_again.jsonl`.",
         "",
         f"| system | seed | computed in | {' | '.join(SCORES)} |",
         "| --- | ---: | --- |" + " ---: |" * len(SCORES),
     ]
-    for row in again:
-        at = (row["name"], row["seed"], row["summary"]["dtype"])
-        if at in of:
-            lines.append(f"| {' | '.join(map(str, at))} | {changes(row, of[at])} |")
+    lines += [f"| {row['name']} | {row['seed']} | {row['summary']['dtype']} | {changes(row, before)} |" for row, before in both]
     return [*lines, ""]
 
 

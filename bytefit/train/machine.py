@@ -82,7 +82,7 @@ def _cpuinfo() -> dict[str, str]:
 
 def bf16_instructions(flags: str | None) -> str | None:
     """The best that a processor has for bf16, among its flags: matrix units (``amx_bf16``) make it several times as fast as fp32, vectors
-    (``avx512_bf16``, ARM's ``bf16``) hardly as fast, and with ``none`` it is emulated. None where nobody says."""
+    (``avx512_bf16``, ARM's ``bf16``) gain less, and with ``none`` it is emulated. None where nobody says."""
     if flags is None:
         return None
     return min((flag for flag in flags.split() if "bf16" in flag), default="none")  # best first is also the order of the alphabet
