@@ -62,8 +62,9 @@ def again_table(rows: list[Record], again: list[Record]) -> list[str]:
     first = [before for _, before in both]
     lines = [
         "One run on two kinds of processor, the second less the first: the same recipe, seed, steps and dtype. What differs is rounding, "
-        f"the processor's and that of the code between the commits. First at {commits(first)} ({hardware(first)}), then at {commits(again)} "
-        f"({hardware(again)}): `python benchmarks/systems.py run --data web --out systems_again.jsonl`.",
+        "the processor's and that of the code between the commits. "
+        f"First at {commits(first)} ({hardware(first)}), then at {commits(again)} ({hardware(again)}): "
+        "`python benchmarks/systems.py run --data web --out systems_again.jsonl`.",
         "",
         f"| system | seed | computed in | {' | '.join(SCORES)} |",
         "| --- | ---: | --- |" + " ---: |" * len(SCORES),
