@@ -22,8 +22,7 @@ from bytefit.train.machine import describe_machine
 def dtype() -> str:
     """What this machine computes runs in that are held against each other: the faster of bf16 and fp32 there, found once for all of them.
 
-    Every row says it. Which it is moves a run no further than another seed does (``arithmetic.json``); without matrix units bf16 is the
-    slower one.
+    Every row says it. Which it is moves a run as far as another seed does (``arithmetic.json``, ``systems_again.jsonl``).
     """
     return dtype_name(faster_dtype("cpu"))
 
