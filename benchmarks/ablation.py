@@ -9,7 +9,7 @@ steps (momentum warm-up, averages, annealing, replay) is shortened with them. ``
 of its base, by what a step of each takes when nothing disturbs it (in the quickest of the step-matched runs of the same seeds that one
 kind of machine made); where they are within three percent the step-matched row serves for both. ``pack`` repeats what comes after
 training on the weights of the systems' table (``systems.py``), as often as there are seeds. A machine computes in what it is faster in
-(``record.dtype``); a pair's two runs are of one arithmetic.
+(``record.dtype``); one kind of processor makes both runs of a pair (``record.computed_by``).
 
 One line of JSON a run is appended to ``--out``; runs that are there already, with the same settings, are left out, so it may be stopped and
 started at any time.
@@ -37,7 +37,7 @@ from typing import Any
 
 import torch
 from lengths import settings_for
-from record import arithmetic, digest, dtype, provenance, read_lines
+from record import arithmetic, computed_by, digest, dtype, provenance, read_lines
 from techniques import TECHNIQUES, Technique
 
 from bytefit.artifact.load import load_artifact
@@ -50,6 +50,7 @@ from bytefit.run.folder import RunFolder
 from bytefit.run.steps import pack_step, trained_model, val_tokens
 from bytefit.score.scorer import score
 from bytefit.score.windows import Full
+from bytefit.train.machine import describe_machine
 
 SAME_TIME = 0.03  # a step's time may differ by so much and count as the same
 
@@ -77,6 +78,7 @@ class Lines:
 
     def __init__(self, path: Path, max_bytes: int, dataset: Dataset, lab_steps: dict[str, int]):
         self.path, self.lock, self.lab_steps = path, Lock(), lab_steps
+        self.here = computed_by({"dtype": dtype(), "machine": describe_machine()})
         self.same = {"bytes": max_bytes, "dataset_sha256": dataset.sha256, "dtype": dtype()}  # in every row that is made here
         self.rows = read_lines(path)
 
@@ -85,14 +87,17 @@ class Lines:
         changed = apply_settings(find_recipe(job.recipe), pairs_of(job.settings))
         return settings_for(changed, job.steps / self.lab_steps[job.recipe])
 
-    def find(self, job: Job, computed_in: str, weights: str | None = None) -> dict[str, Any] | None:
-        """Raises SystemExit where a row of this name is of another recipe or other weights: its differences would be of two kinds."""
+    def find(self, job: Job, by: tuple[Any, ...], weights: str | None = None) -> dict[str, Any] | None:
+        """The row that was computed ``by`` this kind of processor, in this dtype.
+
+        Raises SystemExit where a row of this name is of another recipe or other weights: its differences would be of two kinds.
+        """
         lengths = self.lengths(job) if weights is None else []
-        wanted = {"settings": list(job.settings), "steps": job.steps} | self.same | {"dtype": computed_in}
+        wanted = {"settings": list(job.settings), "steps": job.steps} | self.same | {"dtype": by[0]}
         wanted |= {"lengths": lengths} if weights is None else {"weights": weights}
         wanted["digest"] = digest_of(job, lengths)
         for row in self.rows:
-            if (row["recipe"], row["technique"], row["way"], row["seed"], row["match"], row["dtype"]) == (*job.key, computed_in):
+            if (row["recipe"], row["technique"], row["way"], row["seed"], row["match"], *computed_by(row)) == (*job.key, *by):
                 for key, value in wanted.items():
                     if row[key] != value:
                         sys.exit(f"{self.path} holds {job.key} with {key} {row[key]!r}, not {value!r}; take another --out, or that row out")
@@ -100,12 +105,12 @@ class Lines:
         return None
 
     def has(self, job: Job, weights: str | None = None) -> bool:
-        """Whether it was made in this machine's arithmetic."""
-        return self.find(job, dtype(), weights) is not None
+        """Whether it was made on this kind of machine."""
+        return self.find(job, self.here, weights) is not None
 
     def compared(self, base: Job, own: Job) -> bool:
-        """Whether both are there in one arithmetic, this machine's or another's."""
-        return any(self.find(base, name) and self.find(own, name) for name in {row["dtype"] for row in self.rows})
+        """Whether both are there from one kind of machine, this one's or another's."""
+        return any(self.find(base, by) and self.find(own, by) for by in {computed_by(row) for row in self.rows})
 
     def add(self, row: dict[str, Any]) -> None:
         with self.lock:
@@ -134,7 +139,7 @@ def step_time_ratio(rows: list[dict[str, Any]], recipe: str, base: tuple[str | N
         found: dict[tuple[Any, ...], dict[int, float]] = defaultdict(dict)
         for row in rows:
             if (row["recipe"], row["technique"], row["way"], row["match"]) == (recipe, technique, way, "steps"):
-                kind = (row["dtype"], *(row["machine"].get(key) for key in ("cpu", "cpu_bf16", "threads")))
+                kind = (*computed_by(row), row["machine"].get("threads"))
                 found[kind][row["seed"]] = row["milliseconds_a_step"]
         return found
 

@@ -32,6 +32,12 @@ def arithmetic() -> tuple[str, str]:
     return f"train.dtype={dtype()}", f"train.optimizer.matrices.dtype={dtype()}"
 
 
+def computed_by(row: dict[str, Any]) -> tuple[Any, ...]:
+    """The dtype of a row and the kind of its processor: of one seed, runs that have both in common are one run until something differs in
+    what they do; where they have not, rounding parts them within a few steps."""
+    return row["dtype"], *(row["machine"].get(key) for key in ("cpu", "cpu_capability", "cpu_bf16"))
+
+
 def hide_gpus() -> None:
     """From this process, which must not have looked for one yet, and from those that it starts: what is said to run on a CPU does."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from ablation import step_time_ratio
 from plot import STYLE
-from record import hardware
+from record import computed_by, hardware
 from scipy import stats
 from techniques import TECHNIQUES, Technique
 
@@ -26,10 +26,10 @@ class Effects:
         self.recipe, self.name, self.way, self.judged, self.late = recipe, name, way, technique.judged, technique.late
         self.title = f"{name} ({technique.note})" if technique.note else name
 
-        def find(match: str, technique: str | None, way: str) -> dict[tuple[int, str], Record]:
-            """By seed and by what it computes in: both runs of a pair have the same of each."""
+        def find(match: str, technique: str | None, way: str) -> dict[tuple[Any, ...], Record]:
+            """By seed and by what computed it: both runs of a pair have the same of each."""
             wanted = (recipe, technique, way, match)
-            return {(r["seed"], r["dtype"]): r for r in rows if (r["recipe"], r["technique"], r["way"], r["match"]) == wanted}
+            return {(r["seed"], *computed_by(r)): r for r in rows if (r["recipe"], r["technique"], r["way"], r["match"]) == wanted}
 
         own_base = name if recipe == technique.home and technique.both else None
         pack = any(r["match"] == "weights" and r["technique"] == name and r["recipe"] == recipe for r in rows)
@@ -41,9 +41,9 @@ class Effects:
         self.slower = step_time_ratio(rows, recipe, (own_base, "base"), (name, way))
         self.bytes = [own_row["artifact_bytes"] for own_row in find("weights", name, way).values()] if pack else []
 
-    def _differences(self, base: dict[tuple[int, str], Record], own: dict[tuple[int, str], Record]) -> list[float]:
+    def _differences(self, base: dict[tuple[Any, ...], Record], own: dict[tuple[Any, ...], Record]) -> list[float]:
         sign = 1 if self.way == "in" else -1
-        return [sign * (own[run][self.judged] - base[run][self.judged]) for run in sorted(own) if run in base]
+        return [sign * (own[run][self.judged] - base[run][self.judged]) for run in own if run in base]
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         f"as many steps as fit the base's time; {empty} "
         "Step time: with the technique against without, each of its quickest run of the same seeds, since other work beside a run only "
         "ever adds; known to a few percent. "
-        f"Trained in {' or '.join(sorted({row['dtype'] for row in rows}))}, both runs of a pair in the same. Non-overlapping windows, "
-        f"{first['bytes']:,} bytes of validation text.",
+        f"Trained in {' or '.join(sorted({row['dtype'] for row in rows}))}, both runs of a pair in the same, on one kind of processor. "
+        f"Non-overlapping windows, {first['bytes']:,} bytes of validation text.",
         "",
         "![what each technique is worth](pictures/ablation.svg)",
         "",

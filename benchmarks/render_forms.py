@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from record import hardware
+from record import computed_by, hardware
 from render_systems import dagger
 
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS
@@ -18,8 +18,7 @@ def scores(row: Record) -> list[float]:
 
 
 def kind(row: Record) -> tuple[Any, ...]:
-    """Of the processor, as far as its arithmetic goes."""
-    return tuple(row["machine"].get(key) for key in ("cpu", "cpu_capability", "cpu_bf16"))
+    return computed_by(row | {"dtype": row["summary"]["dtype"]})
 
 
 def changes(after: Record, before: Record) -> str:

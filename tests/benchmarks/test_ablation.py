@@ -8,6 +8,7 @@ import pytest
 
 from bytefit.config import apply_settings, to_json
 from bytefit.recipes import find_recipe
+from bytefit.train.machine import describe_machine
 
 
 def leaves(value, path=""):
@@ -77,7 +78,12 @@ def test_rows_of_other_settings_are_refused(tmp_path, dataset) -> None:
     assert not lines.has(job)
     row = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "seed": 1, "match": "steps", "steps": 200}
     lengths = lines.lengths(job)
-    row |= {"settings": list(job.settings), "lengths": lengths, "digest": digest_of(job, lengths)} | lines.same
+    row |= {
+        "settings": list(job.settings),
+        "lengths": lengths,
+        "digest": digest_of(job, lengths),
+        "machine": describe_machine(),
+    } | lines.same
     lines.add(row)
     assert Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 1000}).has(job)
     with pytest.raises(SystemExit, match="steps 200, not 300"):
@@ -91,7 +97,7 @@ def test_rows_of_other_settings_are_refused(tmp_path, dataset) -> None:
         lines.has(job)
 
 
-def test_a_pair_is_of_one_arithmetic(tmp_path, dataset, monkeypatch) -> None:
+def test_a_pair_is_of_one_kind_of_processor(tmp_path, dataset, monkeypatch) -> None:
     """What another machine computed in its own way is not made again, but nothing of it is held against what this one computes."""
     import ablation
 
@@ -100,17 +106,19 @@ def test_a_pair_is_of_one_arithmetic(tmp_path, dataset, monkeypatch) -> None:
     own = ablation.Job("pr578", "XSA in the last blocks", "out", ("model.attention.exclusive=null",), False, 1, 200, "steps")
     lines = ablation.Lines(tmp_path / "rows.jsonl", 1000, dataset, {"pr578": 1000})
 
-    def add(job: ablation.Job, dtype: str) -> None:
+    def add(job: ablation.Job, dtype: str, cpu: str) -> None:
         row = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "seed": 1, "match": "steps", "steps": 200}
         lengths = lines.lengths(job)
         row |= {"settings": list(job.settings), "lengths": lengths, "digest": ablation.digest_of(job, lengths)}
-        lines.add(row | lines.same | {"dtype": dtype})
+        lines.add(row | lines.same | {"dtype": dtype, "machine": describe_machine() | {"cpu": cpu}})
 
-    add(base, "bfloat16")
-    add(own, "float32")
+    here = describe_machine()["cpu"]
+    add(base, "bfloat16", here)
+    add(base, "float32", "another CPU")
+    add(own, "float32", here)
     assert not lines.compared(base, own)
     assert (lines.has(base), lines.has(own)) == (False, True)
-    add(own, "bfloat16")
+    add(own, "float32", "another CPU")
     assert lines.compared(base, own)
     assert not lines.has(base)
 
@@ -183,6 +191,7 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
             rows.append(common | {"recipe": recipe, "technique": technique, "way": way, "seed": seed, "float": value, "packed": value})
     other = common | {"recipe": "baseline", "technique": "smear gate", "way": "in", "seed": 3, "float": 1.0, "packed": 1.0}
     rows.append(other | {"dtype": "float32"})  # whose base was computed otherwise, or not at all
+    rows.append(other | {"machine": {"cpu": "another CPU", "cpu_capability": "AVX512"}})
     rows.append(common | {"recipe": "baseline", "technique": None, "way": "base", "seed": 3, "float": 2.0, "packed": 2.0})
     lines = ablation_section(rows, tmp_path)
     assert any(line.startswith("| average of the weights (EMA) | out | pr578 | float | 2 | +0.0250 (") for line in lines)
