@@ -202,7 +202,7 @@ def test_rounding_is_active(kind, banked) -> None:
 
 
 class TwoMaps(torch.nn.Module):
-    """As little as compiles quickly; ``tests/train/test_fake_quant.py`` compiles a language model."""
+    """As little as compiles quickly; a language model is traced in ``tests/train/test_fake_quant.py``."""
 
     def __init__(self) -> None:
         super().__init__()

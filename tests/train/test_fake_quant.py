@@ -208,7 +208,7 @@ def test_resumes_bit_for_bit(dataset, tmp_path, monkeypatch, interrupt_at) -> No
 # --- compiled -----------------------------------------------------------------------------------------------------------------
 
 
-def test_compiled_training_follows_eager_and_compiles_nothing_on_the_clock(dataset, tmp_path, monkeypatch) -> None:
+def test_compiled_training_follows_eager_and_compiles_nothing_on_the_clock(dataset, tmp_path, monkeypatch, traced) -> None:
     """Rounding that comes on, is blended in and gets sharper: both graphs are made before the first step."""
     soft = dataclasses.replace(KINDS["soft"], ramp_steps=4)
     settings = config(steps=24, fake_quant=soft, crown_q=CrownQConfig())
