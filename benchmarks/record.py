@@ -22,7 +22,8 @@ from bytefit.train.machine import describe_machine
 def dtype() -> str:
     """What this machine computes runs in that are held against each other: the faster of bf16 and fp32 there, found once for all of them.
 
-    Every row says it. Which it is moves a run as far as another seed does (``arithmetic.json``, ``systems_again.jsonl``).
+    Every row says it. Which it is, and which processor computes it, may move a run as far as another seed (``arithmetic.json``,
+    ``systems_again.jsonl``).
     """
     return dtype_name(faster_dtype("cpu"))
 
@@ -34,7 +35,7 @@ def arithmetic() -> tuple[str, str]:
 
 def computed_by(row: dict[str, Any]) -> tuple[Any, ...]:
     """The dtype of a row and the kind of its processor: of one seed, runs that have both in common are one run until something differs in
-    what they do; where they have not, rounding parts them within a few steps."""
+    what they do; where they have not, rounding parts them."""
     return row["dtype"], *(row["machine"].get(key) for key in ("cpu", "cpu_capability", "cpu_bf16"))
 
 
@@ -51,6 +52,11 @@ def provenance() -> dict[str, Any]:
     except FileNotFoundError:  # no git here
         commit = ""
     return {"command": shlex.join(["python", sys.argv[0], *words]), "commit": commit or "unknown", "machine": describe_machine()}
+
+
+def commits(rows: list[dict[str, Any]]) -> str:
+    """Those that they were made at, each once."""
+    return ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
 
 
 def hardware(records: list[dict[str, Any]]) -> str:

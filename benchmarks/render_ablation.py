@@ -11,7 +11,7 @@ from typing import Any
 
 from ablation import step_time_ratio
 from plot import STYLE
-from record import computed_by, hardware
+from record import commits, computed_by, hardware
 from scipy import stats
 from techniques import TECHNIQUES, Technique
 
@@ -104,7 +104,6 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
     }
     spread_packed = Spread.of([effect.steps for effect in packed])
     first = next(row for row in rows if row["match"] == "steps")
-    commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
     empty = "left empty where a step takes the same within 3 %, or it was not measured."
     if not any(effect.time for effect in trained):
         empty = "nothing has been measured at equal time yet."
@@ -112,8 +111,8 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         "## What each technique is worth",
         "",
         f"`python benchmarks/ablation.py train --data web --steps {first['steps']} --max-bytes {first['bytes']}` and `pack` likewise, "
-        f"at commit {commits}; {hardware(rows)}; every row of `benchmarks/results/ablation.jsonl` holds its own command. What a setting "
-        "is, is in `benchmarks/techniques.py`.",
+        f"at commit {commits(rows)}; {hardware(rows)}; every row of `benchmarks/results/ablation.jsonl` holds its own command. What a "
+        "setting is, is in `benchmarks/techniques.py`.",
         "",
         "The difference that having a technique makes, in bits per byte (below zero: it helps), at lab size. *Out*: taken out of the "
         "system that has it; *in*: put into the system named. Both runs of a pair have the same seed; means over the seeds and 95 % "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from record import computed_by, hardware
+from record import commits, computed_by, hardware
 from render_systems import dagger
 
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS
@@ -36,8 +36,8 @@ def forms_section(rows: list[Record], again: list[Record], steps: Record) -> lis
         "### As submitted less repaired",
         "",
         "Bits per byte (above zero: what ran was worse than what was advertised), pair by pair: one seed, the same steps, one dtype. Where "
-        "one kind of processor computed both, the two are one run until something differs between them; on two kinds rounding parts them "
-        "within a few steps, and then they are as far apart as two seeds.",
+        "one kind of processor computed both, the two are one run until something differs between them; on two kinds rounding parts them, "
+        "and they may end as far apart as two seeds.",
         "",
         f"| system | seed | computed in | processors | {' | '.join(SCORES)} |",
         "| --- | ---: | --- | --- |" + " ---: |" * len(SCORES),
@@ -70,7 +70,3 @@ def again_table(rows: list[Record], again: list[Record]) -> list[str]:
     ]
     lines += [f"| {row['name']} | {row['seed']} | {row['summary']['dtype']} | {changes(row, before)} |" for row, before in both]
     return [*lines, ""]
-
-
-def commits(rows: list[Record]) -> str:
-    return ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plot import chart
-from record import digest, hardware
+from record import commits, digest, hardware
 from scaling import SIZES, TIMES
 from timed import undisturbed
 
@@ -25,11 +25,10 @@ def systems_section(rows: list[Record], steps: Record) -> list[str]:
     for row in rows:
         by_system[row["name"]].append(row)
     first = rows[0]
-    commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
     lines = [
         "## Systems at lab size",
         "",
-        f"`python benchmarks/systems.py run --data web` at commit {commits}; {hardware(rows)}. Dataset hash "
+        f"`python benchmarks/systems.py run --data web` at commit {commits(rows)}; {hardware(rows)}. Dataset hash "
         f"`{first['summary']['dataset_sha256'][:16]}`, the first {first['summary']['val_bytes']:,} bytes of validation text.",
         "",
         f"The clock is {first['seconds']:.0f} s on two cores, turned into steps: `python benchmarks/systems.py speed --data web` "
@@ -204,12 +203,11 @@ def scaling_section(rows: list[Record], of_systems: list[Record], pictures: Path
     points: dict[tuple[int, float], list[Record]] = defaultdict(list)
     for row in sorted([*of_systems, *rows], key=lambda row: (row["summary"]["budget_bytes"], row["seconds"])):
         points[row["summary"]["budget_bytes"], row["seconds"]].append(row)
-    commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in rows))
     standard = find_recipe("pocket").model.dim
     lines = [
         "## Bytes and seconds",
         "",
-        f"`python benchmarks/scaling.py run --data web` at commit {commits}; {hardware(rows)}. `pocket`, its width, heads and "
+        f"`python benchmarks/scaling.py run --data web` at commit {commits(rows)}; {hardware(rows)}. `pocket`, its width, heads and "
         "hashed table chosen for the cap, everything else the same; steps of a clock on two cores; the headline protocol; means over the "
         f"seeds. A million bytes and {of_systems[0]['seconds']:.0f} s are the rows of the table of systems.",
         "",
@@ -249,9 +247,8 @@ def gpu_section(rows: list[Record]) -> list[str]:
     latest = {(row["recipe"], row["gpus"]): row for row in rows if row["size"] == "full" and row["machine"]["gpu"]}
     if latest:
         first = next(iter(latest.values()))
-        commits = ", ".join(f"`{commit[:10]}`" for commit in dict.fromkeys(row["commit"] for row in latest.values()))
         lines += [
-            f"`bash benchmarks/gpu.sh SECONDS DATASET` at commit {commits}; {first['machine']['gpu']}, torch "
+            f"`bash benchmarks/gpu.sh SECONDS DATASET` at commit {commits(list(latest.values()))}; {first['machine']['gpu']}, torch "
             f"{first['machine']['torch']}. Dataset hash `{first['summary']['dataset_sha256'][:16]}`. Lengths in steps are shortened to the "
             "steps that fit; a step's time is that of the main part of a run. MFU is of the data sheet's dense bf16 rate, with attention "
             "by PyTorch's SDPA, not the FlashAttention 3 of the contest's scripts. *attention* is one layer's, forward and backward, on a "

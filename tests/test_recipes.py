@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from bytefit.model.loop_positions import LoopPositionsConfig
 from bytefit.model.plan import looped_plan
 from bytefit.model.trigram import TrigramHashConfig
 from bytefit.quant.calibrate import CalibrationConfig, ModelText
-from bytefit.recipes import AS_SUBMITTED, find_recipe
+from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
 from bytefit.recipes.sizes import LAB, Known, scaled
 
 ELEVEN = {
@@ -262,3 +262,23 @@ def test_side_tables_shrink_with_the_size_and_loops_are_not_guessed() -> None:
     looped = replace(full.model, loop_positions=LoopPositionsConfig(count=1), plan=looped_plan(11, (0,)))
     with pytest.raises(ValueError, match="no smaller size"):
         scaled(replace(full, model=looped), LAB, Known(steps=7000))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_size_keeps_the_list_of_techniques(name) -> None:
+    """What is there at full size is there at lab and tiny size, with the same choices."""
+
+    def techniques(recipe):
+        model, training = recipe.model, recipe.train
+        found = {field.name for field in fields(model) if getattr(model, field.name) not in (None, False)}
+        parts = fields(model.attention)
+        found |= {f"attention.{part.name}" for part in parts if getattr(model.attention, part.name) is not None}
+        found |= {field.name for field in fields(training) if getattr(training, field.name) not in (None, False)}
+        choices = (training.optimizer.projections, training.optimizer.clip_norm, training.optimizer.clip_when, type(training.loader))
+        choices += (training.average and training.average.use, type(model.mlp), model.mlp, recipe.pack.codec)
+        choices += (type(recipe.score.adapt), recipe.score.headline)
+        return found - {"seconds", "reserve_seconds", "steps", "compile"}, choices
+
+    full = techniques(find_recipe(name, "full"))
+    for size in ("lab", "tiny"):
+        assert techniques(find_recipe(name, size)) == full

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import torch
 
 from bytefit.artifact.load import load_artifact
 from bytefit.cli import MODULES, build_parser, main
+from bytefit.cli.options import show_result
 from bytefit.recipes import find_recipe
 
 SUMMARY_KEYS = """
@@ -364,6 +366,14 @@ def test_a_terminal_without_unicode_is_no_reason_to_end(tiny_run) -> None:
     assert done.returncode == 0
     assert "\\u2013" in done.stdout
     assert not done.stderr
+
+
+def test_a_json_document_is_ascii_and_keeps_every_character(capsys) -> None:
+    """So that it is one wherever stdout goes."""
+    show_result(argparse.Namespace(json=True), {"text": "naïve – 語"}, "")
+    said = capsys.readouterr().out
+    assert said.isascii()
+    assert json.loads(said) == {"text": "naïve – 語"}
 
 
 def test_a_runs_folder_stands_for_its_artifact(tiny_run, tmp_path, capsys) -> None:

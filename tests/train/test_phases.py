@@ -21,7 +21,7 @@ from bytefit.model.plan import unet_plan
 from bytefit.optim.average import AverageConfig, SnapshotConfig
 from bytefit.optim.groups import Optimizers
 from bytefit.optim.schedule import Moment, WarmdownConfig
-from bytefit.recipes import SYSTEMS, find_recipe
+from bytefit.recipes import find_recipe
 from bytefit.run.steps import check_before_training
 from bytefit.train.config import CurriculumConfig, ReplayConfig
 from bytefit.train.loop import Position, next_step
@@ -372,26 +372,6 @@ def test_a_run_goes_on_with_another_number_of_ranks(dataset, undisturbed, tmp_pa
     names = [name for name in one.optimizer if name.startswith("muon")]
     assert names
     assert all((one.optimizer[n] - other.optimizer[n]).norm() < 0.05 * one.optimizer[n].norm() for n in names)
-
-
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_every_size_keeps_the_list_of_techniques(name) -> None:
-    """What is there at full size is there at lab and tiny size, with the same choices."""
-
-    def techniques(recipe):
-        model, training = recipe.model, recipe.train
-        found = {field.name for field in dataclasses.fields(model) if getattr(model, field.name) not in (None, False)}
-        parts = dataclasses.fields(model.attention)
-        found |= {f"attention.{part.name}" for part in parts if getattr(model.attention, part.name) is not None}
-        found |= {field.name for field in dataclasses.fields(training) if getattr(training, field.name) not in (None, False)}
-        choices = (training.optimizer.projections, training.optimizer.clip_norm, training.optimizer.clip_when, type(training.loader))
-        choices += (training.average and training.average.use, type(model.mlp), model.mlp, recipe.pack.codec)
-        choices += (type(recipe.score.adapt), recipe.score.headline)
-        return found - {"seconds", "reserve_seconds", "steps", "compile"}, choices
-
-    full = techniques(find_recipe(name, "full"))
-    for size in ("lab", "tiny"):
-        assert techniques(find_recipe(name, size)) == full
 
 
 def test_a_compiled_system_follows_eager_in_bf16(dataset, tmp_path) -> None:
