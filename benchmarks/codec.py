@@ -48,7 +48,8 @@ from bytefit.quant.grid import EqualDamageGrid, StepGrid, integer_grid
 from bytefit.quant.metric import Metric
 from bytefit.quant.quantise import MatrixQuant, QuantConfig, Quantiser
 from bytefit.recipes import find_recipe
-from bytefit.run.folder import RunFolder, data_of
+from bytefit.run.beside import data_of
+from bytefit.run.folder import RunFolder
 from bytefit.run.steps import trained_model
 
 SEED = 0

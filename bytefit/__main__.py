@@ -3,8 +3,13 @@
 import io
 import sys
 
+from bytefit import __version__
+
 
 def start() -> None:
+    if sys.argv[1:] == ["--version"]:  # alone it is answered at once, without torch
+        print(f"bytefit {__version__}")
+        return
     try:
         from bytefit.cli import main  # takes seconds, in which Ctrl-C may come
         from bytefit.ranks import run_process

@@ -7,7 +7,7 @@ import errno
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from bytefit.errors import UserError
 
@@ -60,9 +60,21 @@ def read_bytes(path: Path) -> bytes:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
 
 
+class Record(dict[str, Any]):
+    """The object that a JSON file holds; a key that it lacks is the file's fault, and is said so."""
+
+    def __init__(self, path: Path, held: dict[str, Any]) -> None:
+        super().__init__(held)
+        self.path = path
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise UserError(f"{self.path} lacks {key}: it is cut short or of another version; delete it or make it again")
+
+
 def read_json(path: Path) -> Any:
-    """Raises UserError where the file is missing or is not JSON."""
+    """Raises UserError where the file is missing or is not JSON, and, of an object, where a key is asked for that it lacks."""
     try:
-        return json.loads(read_bytes(path).decode())
+        held = json.loads(read_bytes(path).decode())
     except ValueError as error:  # covers JSON and UTF-8 errors
         raise UserError(f"{path} is not valid JSON ({error}); delete it or make it again") from None
+    return Record(path, held) if isinstance(held, dict) else held

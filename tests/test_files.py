@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from bytefit.errors import UserError
-from bytefit.files import write_bytes
+from bytefit.files import read_json, write_bytes
 
 
 def test_a_pipe_is_written_to_and_not_replaced(tmp_path) -> None:
@@ -39,3 +39,13 @@ def test_a_link_stays_a_link(tmp_path) -> None:
 def test_a_folder_is_one_clear_line(tmp_path) -> None:
     with pytest.raises(UserError, match="cannot write"):
         write_bytes(tmp_path, b"text")
+
+
+def test_a_key_that_a_file_lacks_names_the_file(tmp_path) -> None:
+    path = tmp_path / "score.json"
+    path.write_text('{"bytes": 3}')
+    held = read_json(path)
+    assert held == {"bytes": 3}
+    assert held["bytes"] == 3
+    with pytest.raises(UserError, match=r"score\.json lacks bits"):
+        held["bits"]

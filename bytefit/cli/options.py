@@ -15,8 +15,8 @@ from bytefit.errors import UserError
 from bytefit.files import read_bytes
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
 from bytefit.recipes.recipe import Recipe
-from bytefit.run.beside import dataset_for
-from bytefit.run.folder import RunFolder, data_of
+from bytefit.run.beside import data_of, dataset_for
+from bytefit.run.folder import RunFolder
 from bytefit.submit.bundle import with_room_for_code
 from bytefit.train.machine import keep_freed_memory
 

@@ -46,13 +46,22 @@ def embedded_dataset(tokenizer: TokenizerConfig) -> Path:
     """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     key = hashlib.sha256(json.dumps([VERSION, versions, to_json(tokenizer)], sort_keys=True).encode()).hexdigest()[:12]
-    folder = platformdirs.user_cache_path("bytefit") / f"embedded-{key}"
+    folder = _cache() / f"embedded-{key}"
     if not (folder / "dataset.json").exists():
         say("no --data given: building the embedded corpus (documentation of Python and of the installed libraries), once")
         documents = thin(read_embedded_documents())
         how = {"source": "embedded", "builder_version": VERSION, "versions": versions}
         build_dataset(split_documents(documents, VAL_FRACTION, None), folder, tokenizer, how=how)
     return folder
+
+
+def is_embedded(folder: Path) -> bool:
+    """Whether it is a dataset of the embedded corpus, which may be there no longer."""
+    return folder.parent == _cache().resolve() and folder.name.startswith("embedded-")
+
+
+def _cache() -> Path:
+    return platformdirs.user_cache_path("bytefit")
 
 
 def module_files() -> list[tuple[str, Path]]:

@@ -175,12 +175,6 @@ def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, worl
     return folder
 
 
-def data_of(folder: RunFolder) -> Path | None:
-    """The dataset folder that the run in this folder was started with; None where there is no run."""
-    data = read_json(folder.env).get("data") if folder.recipe.exists() and folder.env.exists() else None
-    return Path(data) if data else None
-
-
 def trained_weights(folder: RunFolder) -> dict[str, Tensor]:
     """The weights to pack: those that the finished run chose, else its last ones. Raises UserError where there are none."""
     if not (folder.checkpoint / "state.json").exists():

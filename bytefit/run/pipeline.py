@@ -15,9 +15,9 @@ from bytefit.progress import say
 from bytefit.ranks import Ranks, all_cores
 from bytefit.recipes.recipe import Recipe
 from bytefit.report.page import write_report
-from bytefit.run.beside import compare_compressors, dataset_for, prove_step
+from bytefit.run.beside import compare_compressors, data_of, dataset_for, prove_step
 from bytefit.run.details import details_step
-from bytefit.run.folder import RunFolder, claimed, data_of, open_run
+from bytefit.run.folder import RunFolder, claimed, open_run
 from bytefit.run.steps import (
     check_before_training,
     fit_recipe_to,

@@ -15,8 +15,8 @@ from bytefit.config import first_difference
 from bytefit.errors import CheckFailed, UserError
 from bytefit.quant.calibrate import OwnText
 from bytefit.recipes.recipe import Recipe
-from bytefit.run.beside import dataset_for
-from bytefit.run.folder import RunFolder, data_of
+from bytefit.run.beside import data_of, dataset_for
+from bytefit.run.folder import RunFolder
 from bytefit.submit.bundle import script_for, settings_of
 
 

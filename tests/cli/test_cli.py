@@ -4,8 +4,6 @@ import argparse
 import io
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -127,22 +125,6 @@ def test_what_is_said_does_not_mix_with_what_is_piped(tiny_run, tmp_path, capsys
     code, out, err = run(capsys, "compress", tiny_run.artifact, text, "--out", os.devnull)
     assert (code, out) == (0, "")
     assert "17 -> " in err
-
-
-def test_ctrl_c_while_it_starts_is_one_line() -> None:
-    """Importing takes seconds, in which it may come."""
-    script = """
-import sys
-class Ctrl:
-    def find_spec(self, name, *rest):
-        if name == "bytefit.cli":
-            raise KeyboardInterrupt
-sys.meta_path.insert(0, Ctrl())
-from bytefit.__main__ import start
-start()
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (130, "bytefit: interrupted\n")
 
 
 def test_repl_continues_line_after_line(tiny_run, capsysbinary, monkeypatch) -> None:
@@ -353,21 +335,6 @@ def test_help_shows_examples(capsys) -> None:
         assert "examples:\n  bytefit" in capsys.readouterr().out
 
 
-def test_the_module_is_the_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "bytefit", "--version"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert done.stdout.startswith("bytefit ")
-
-
-def test_a_terminal_without_unicode_is_no_reason_to_end(tiny_run) -> None:
-    """A comparison of one run has a dash where its spread would be."""
-    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-m", "bytefit", "compare", tiny_run.path], capture_output=True, text=True, env=ascii_only)
-    assert done.returncode == 0
-    assert "\\u2013" in done.stdout
-    assert not done.stderr
-
-
 def test_a_json_document_is_ascii_and_keeps_every_character(capsys) -> None:
     """So that it is one wherever stdout goes."""
     show_result(argparse.Namespace(json=True), {"text": "naïve – 語"}, "")
@@ -396,9 +363,3 @@ def test_a_verb_is_parsed_alike_with_and_without_the_others() -> None:
             alone = next(action for action in build_parser(verb)._actions if action.choices).choices
             assert set(alone) == set(verbs), module
             assert alone[verb].format_help() == everything[verb].format_help()
-
-
-def test_a_start_imports_neither_the_compiler_nor_statistics() -> None:
-    """They would take most of its time; ``build_parser()`` is what ``--help`` starts, and knows every verb."""
-    look = "import sys; from bytefit.cli import build_parser; build_parser(); print({'torch._dynamo', 'scipy.stats'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True).stdout.strip() == "set()"
