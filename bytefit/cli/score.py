@@ -12,7 +12,7 @@ from pathlib import Path
 from bytefit.artifact.load import load_artifact
 from bytefit.cli.options import Verbs, add_verb, open_finished, show_result
 from bytefit.cli.protocols import CODED, PROTOCOLS, protocol_of
-from bytefit.config import apply_settings, to_json
+from bytefit.config import apply_settings
 from bytefit.data.dataset import Dataset, open_dataset
 from bytefit.dtypes import resolve_dtype
 from bytefit.errors import CheckFailed, UserError
@@ -23,10 +23,9 @@ from bytefit.recipes.recipe import Recipe
 from bytefit.run.beside import prove_step
 from bytefit.run.folder import RunFolder
 from bytefit.run.pipeline import SCORING, counted, finish, ledger_of
-from bytefit.run.steps import agreed_dtype, check_fits, forget_progress, score_step, val_tokens
+from bytefit.run.steps import agreed_dtype, check_fits, forget_progress, journal_of, score_step, val_tokens
 from bytefit.score.adapt import CodedProtocol
 from bytefit.score.harness import ChunkResult, Watch
-from bytefit.score.journal import Journal
 from bytefit.score.prove import Proof, cut_documents, prove
 from bytefit.score.scorer import score
 from bytefit.score.windows import Full
@@ -85,8 +84,8 @@ def do_score(options: argparse.Namespace) -> None:
     given = {"window": options.window, "stride": options.stride, "contest": options.contest, "settings": options.set}
     protocol = protocol_of(artifact, options.protocol, **given)
     tokens, dtype = val_tokens(dataset, options.bytes), agreed_dtype("auto", ranks)
-    key = {"artifact": artifact.sha256, "dataset": dataset.sha256, "targets": len(tokens) - 1, "dtype": str(dtype)}
-    journal = Journal.of(options.target.parent, f"{options.target.name}.score", key | {"protocol": to_json(protocol)})
+    target: Path = options.target
+    journal = journal_of(target.with_name(f"{target.name}.score"), artifact, dataset, len(tokens) - 1, protocol, dtype)
     stream = _streaming(options) if ranks.is_first else None
     watch = Watch(ranks=ranks, journal=journal, on_chunk=None if stream is None else lambda result: stream(None, result))
     result = score(artifact.model.to(ranks.device), tokens, dataset.byte_table, protocol, dtype, watch)

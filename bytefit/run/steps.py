@@ -282,10 +282,9 @@ def score_step(
     tokens = val_tokens(dataset, settings.max_bytes)
     artifact = load_artifact(folder.artifact)
     check_fits(artifact, dataset)
-    known = {"artifact": artifact.sha256, "dataset": dataset.sha256, "targets": len(tokens) - 1, "dtype": str(dtype)}
 
     def run(name: str, model: LanguageModel, protocol: ScoreProtocol, title: str) -> Score:
-        journal = Journal.of(folder.path, f"{stem}_{name}", known | {"protocol": to_json(protocol)})
+        journal = journal_of(folder.path / f"{stem}_{name}", artifact, dataset, len(tokens) - 1, protocol, dtype)
         watch = Watch(title=title, ranks=ranks, journal=journal, on_chunk=None if on_chunk is None else partial(on_chunk, name))
         entry: Entry = "adapt" if name == "adapt" else "score"
         with ledger.measure(entry):
@@ -304,6 +303,12 @@ def score_step(
     record: dict[str, Any] = {name: result.to_json() for name, result in scores.items()}
     text = hashlib.sha256(b"\0".join(dataset.val_documents(settings.max_bytes))).hexdigest()
     return record | {"artifact_sha256": artifact.sha256, "dataset_sha256": dataset.sha256, "text_sha256": text}
+
+
+def journal_of(beside: Path, artifact: Artifact, dataset: Dataset, targets: int, protocol: ScoreProtocol, dtype: torch.dtype) -> Journal:
+    """Where a score keeps its progress: a hidden file of that name, one for each model, text, protocol and dtype."""
+    what = {"artifact": artifact.sha256, "dataset": dataset.sha256, "targets": targets, "dtype": str(dtype)}
+    return Journal.of(beside.parent, beside.name, what | {"protocol": to_json(protocol)})
 
 
 def forget_progress(folder: RunFolder, stem: str = "score") -> None:

@@ -4,6 +4,8 @@ import dataclasses
 import math
 import struct
 import zlib
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 import bytefit.score.coder as coder
 from bytefit.artifact.load import load_artifact
+from bytefit.audit.evidence import Evidence
 from bytefit.data.byte_table import contest_table
 from bytefit.data.tokenizer import BOS_ID
 from bytefit.errors import UserError
@@ -21,6 +24,9 @@ from bytefit.model.head import HeadConfig
 from bytefit.model.language_model import ModelConfig
 from bytefit.model.mlp import ReluSquaredConfig
 from bytefit.model.plan import unet_plan
+from bytefit.recipes import find_recipe
+from bytefit.run.folder import RunFolder
+from bytefit.run.steps import val_tokens
 from bytefit.score.coder import cut_into_streams, decode_streams, encode_streams
 from bytefit.score.compressed import compress, decompress
 from bytefit.score.generate import generate
@@ -225,6 +231,19 @@ def test_bytes_are_counted_by_the_token_before(tiny_run, dataset) -> None:
     wanted = int(table.count(tokens[1:], tokens[:-1]).sum())
     assert wanted != int(table.count(tokens[1:], tokens[1:]).sum())
     assert score(model, tokens, table, Full(window=4), torch.float32).bytes == wanted
+
+
+def test_the_text_that_is_scored_is_cut_by_the_same_count(dataset) -> None:
+    """The space at the front of the first document does not count: its bytes alone are one too few."""
+    table = contest_table(dataset.tokenizer)
+    spaced = next(i for i, data in enumerate(dataset.tokenizer.token_bytes) if data.startswith(b" ") and len(data) > 1)
+    size = len(dataset.tokenizer.token_bytes[spaced])
+    tokens = np.array([BOS_ID, spaced, BOS_ID, spaced, spaced, BOS_ID, spaced])
+    lossy = dataclasses.replace(dataset, byte_table=table, val=SimpleNamespace(all=lambda: tokens))
+    assert [len(val_tokens(lossy, size + more)) for more in (-1, 0, 2 * size - 2, 2 * size - 1)] == [2, 5, 5, 7]
+    recipe = find_recipe("pocket", "tiny")
+    run = Evidence(RunFolder(Path()), dataclasses.replace(recipe, score=dataclasses.replace(recipe.score, max_bytes=None)), lossy)
+    assert run.counts.tolist() == [size - 1, 0, size - 1, size, 0, size - 1]
 
 
 def test_the_contests_tail_rule_is_no_way_to_compress(tiny_run) -> None:
