@@ -13,6 +13,7 @@ from bytefit.quant.calibrate import (
     collect,
     load_statistics,
     nothing_known,
+    recollect,
     save_statistics,
 )
 from bytefit.recipes import find_recipe
@@ -229,6 +230,34 @@ def test_batches_may_be_cut_in_any_way() -> None:
     for name in one:
         assert torch.allclose(one[name].columns, many[name].columns, rtol=1e-4, atol=1e-5)
         assert torch.allclose(one[name].rows, many[name].rows)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("recipe", ["pocket", "pr1171"])
+def test_inputs_are_taken_again_behind_what_is_rounded_before_them(recipe, tied) -> None:
+    head = dataclasses.replace(find_recipe(recipe, "tiny").model.head, tied=tied)
+    model, other = (tiny_model(recipe, head=head) for _ in range(2))
+    generator = torch.Generator().manual_seed(2)
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    rounded = {name: w + 0.1 * torch.randn(w.shape, generator=generator) for name, w in weights.items()}
+    known = collect(model, batches(), gradients=True)
+    found = recollect(model, rounded, batches(), known)
+    assert found.keys() == known.keys()
+    assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+    places = {info.name: info.block for info in model.parameter_infos()}
+    changed = 0
+    for name, metric in found.items():
+        before = {other for other, block in places.items() if block is None or (places[name] is not None and block < places[name])}
+        if name == "head.matrix.weight":
+            before = set(places)  # it comes last
+        elif places[name] is None:
+            before = set()  # what stands before the blocks, or beside them, comes first
+        other.load_state_dict({key: rounded[key] if key in before else w for key, w in weights.items()}, strict=False)
+        want = known[name].columns if name == "embedding.weight" else collect(other, batches(), gradients=False, only={name})[name].columns
+        assert torch.equal(metric.columns, want), name
+        assert torch.equal(metric.rows, known[name].rows), name
+        changed += not torch.equal(metric.columns, known[name].columns)
+    assert changed >= 12
 
 
 def test_no_text_at_all() -> None:

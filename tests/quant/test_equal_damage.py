@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bytefit.quant import equal_damage
 from bytefit.quant.codes import Codes, LogSteps
 from bytefit.quant.gptq import Gptq
 from bytefit.quant.grid import EqualDamageGrid, RowGrid, StepGrid
 from bytefit.quant.prune import PruneConfig
+from bytefit.quant.viterbi import LOWEST_SPREAD
 from tests.quant import reference
 from tests.quant.tools import normal_weights, quantise, second_moment, uneven_inputs
 
@@ -136,6 +138,23 @@ def test_the_rate_weight_lowers_the_entropy_at_the_same_steps() -> None:
         steps.append(exact_steps(codes))
     assert all(b < a - 0.01 for a, b in itertools.pairwise(bits))
     assert all(np.array_equal(steps[0], other) for other in steps)
+
+
+@pytest.mark.parametrize("trellis", [0, 4, 8])
+def test_prices_are_looked_up_by_the_spread_that_codes_have(trellis, monkeypatch) -> None:
+    """In steps of the quantiser: a trellis has two half steps in each."""
+    seen = []
+
+    def round_block(targets, originals, carry, widths, spreads, *others):
+        seen.append(2.0 ** ((spreads.astype(float) + LOWEST_SPREAD) / 4))
+        return real(targets, originals, carry, widths, spreads, *others)
+
+    real = equal_damage._round_block
+    monkeypatch.setattr(equal_damage, "_round_block", round_block)
+    weights = normal_weights(400, COLS, seed=8, spread=0.0)
+    codes = quantise(weights, grid_of(step=0.015, trellis=trellis, rate_weight=0.0), H=np.eye(COLS))
+    assert np.sqrt(np.mean(codes.codes**2.0)) == pytest.approx(np.mean(seen), rel=0.1)
+    assert np.mean(seen) > 4
 
 
 def test_columns_that_never_saw_anything_get_code_zero() -> None:
