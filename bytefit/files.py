@@ -61,20 +61,23 @@ def read_bytes(path: Path) -> bytes:
 
 
 class Record(dict[str, Any]):
-    """The object that a JSON file holds; a key that it lacks is the file's fault, and is said so."""
+    """An object in a JSON file; a key that it lacks is the file's fault, and is said so."""
 
-    def __init__(self, path: Path, held: dict[str, Any]) -> None:
-        super().__init__(held)
-        self.path = path
+    file: Path | str = "a file"  # not an argument, so that copies are made as a dict's are
 
     def __missing__(self, key: str) -> NoReturn:
-        raise UserError(f"{self.path} lacks {key}: it is cut short or of another version; delete it or make it again")
+        raise UserError(f"{self.file} lacks {key}: it is cut short or of another version; delete it or make it again")
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError where the file is missing or is not JSON, and, of an object, where a key is asked for that it lacks."""
+    """Raises UserError where the file is missing or is not JSON, and, of an object in it, where a key is asked for that it lacks."""
+
+    def record(held: dict[str, Any]) -> Record:
+        found = Record(held)
+        found.file = path
+        return found
+
     try:
-        held = json.loads(read_bytes(path).decode())
+        return json.loads(read_bytes(path).decode(), object_hook=record)
     except ValueError as error:  # covers JSON and UTF-8 errors
         raise UserError(f"{path} is not valid JSON ({error}); delete it or make it again") from None
-    return Record(path, held) if isinstance(held, dict) else held

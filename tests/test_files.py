@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 
@@ -43,9 +44,11 @@ def test_a_folder_is_one_clear_line(tmp_path) -> None:
 
 def test_a_key_that_a_file_lacks_names_the_file(tmp_path) -> None:
     path = tmp_path / "score.json"
-    path.write_text('{"bytes": 3}')
+    path.write_text('{"bytes": 3, "full": {"nats": 2.0}}')
     held = read_json(path)
-    assert held == {"bytes": 3}
-    assert held["bytes"] == 3
+    assert held == {"bytes": 3, "full": {"nats": 2.0}}
+    assert copy.deepcopy(held)["full"]["nats"] == 2.0
+    with pytest.raises(UserError, match=r"score\.json lacks blocks"):
+        held["full"]["blocks"]
     with pytest.raises(UserError, match=r"score\.json lacks bits"):
         held["bits"]

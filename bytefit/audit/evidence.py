@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
 
 from bytefit.artifact.container import Section, read_sections
 from bytefit.artifact.load import Artifact, load_artifact
@@ -24,7 +22,8 @@ from bytefit.files import read_bytes, read_json
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.folder import RunFolder
 from bytefit.run.steps import val_tokens
-from bytefit.score.scorer import ScoreProtocol, target_nats
+from bytefit.score.scorer import ScoreProtocol
+from bytefit.train.metrics import read_metrics
 
 PIECE_TOKENS = 20_000_000
 PROTOCOLS = ("full", "sliding", "adapt")  # of the artifact, in score.json
@@ -48,7 +47,10 @@ class Evidence:
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        return self._read(self.folder.score)
+        found = self._read(self.folder.score)
+        if not all(score["blocks"] for score in found.values() if isinstance(score, dict)):
+            raise UserError(f"{self.folder.score} holds a score without blocks; make it again with: bytefit score {self.folder.path}")
+        return found
 
     @cached_property
     def pack(self) -> dict[str, Any]:
@@ -79,9 +81,7 @@ class Evidence:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        if not self.folder.metrics.exists():
-            return []
-        return [json.loads(line) for line in read_bytes(self.folder.metrics).decode().splitlines() if line.strip()]
+        return read_metrics(self.folder.metrics)
 
     @cached_property
     def sections(self) -> list[Section]:
@@ -105,19 +105,6 @@ class Evidence:
     def scored(self) -> list[str]:
         """The artifact's scores in score.json."""
         return [name for name in PROTOCOLS if name in self.scores]
-
-    def first_blocks_again(self) -> dict[str, tuple[int, float, float]]:
-        """The first block of every score of the artifact, scored again: (targets, nats recorded, nats now).
-
-        A beginning costs the same as in the whole text; under ``Adapt`` the first block is the first chunk, before anything is learned.
-        """
-        found = {}
-        for name in self.scored:
-            targets, recorded, _ = self.scores[name]["blocks"][0]
-            dtype = getattr(torch, self.scores[name]["dtype"])
-            again = target_nats(self.artifact.model, self.tokens[: targets + 1], self.protocol(name), dtype)
-            found[name] = targets, recorded, float(again.sum())
-        return found
 
     @cached_property
     def shared_documents(self) -> tuple[int, int]:

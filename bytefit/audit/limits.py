@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bytefit.artifact.container import bytes_by_part
+from bytefit.audit.blocks import blocks_again
 from bytefit.audit.evidence import Evidence
 from bytefit.audit.findings import Finding, failed, judged, skipped
 from bytefit.files import read_bytes
@@ -50,10 +51,10 @@ def _executed(run: Evidence, size: int) -> Finding:
         return failed(30, f"score.json is of artifact {str(recorded)[:12]}; here lies {run.artifact.sha256[:12]}")
     if sum(parts.values()) != size or run.pack.get("bytes") != size:
         return failed(30, f"{size:,} bytes lie here; pack.json says {run.pack.get('bytes')}, the parts sum to {sum(parts.values()):,}")
-    again = run.first_blocks_again()
-    wrong = [name for name, (_, before, now) in again.items() if abs(now - before) > 0.002 * before]
-    evidence = ", ".join(f"{name} {now:.2f} ({before:.2f} recorded, {targets:,} targets)" for name, (targets, before, now) in again.items())
-    return judged(30, bool(again) and not wrong, f"{size:,} bytes; first blocks scored again, in nats: {evidence}")
+    blocks = list(blocks_again(run))
+    wrong = [block for block in blocks if abs(block.now - block.recorded) > 0.002 * block.recorded]
+    again = ", ".join(f"{b.name} {b.number + 1}: {b.now:.2f} ({b.recorded:.2f} recorded, {b.targets:,} targets)" for b in wrong or blocks)
+    return judged(30, not wrong, f"{size:,} bytes; blocks scored again, in nats: {again}")
 
 
 def _calibration_time(run: Evidence) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 from bytefit.audit.evidence import Evidence
@@ -10,10 +11,11 @@ from bytefit.errors import UserError
 from bytefit.files import read_bytes
 from bytefit.quant.calibrate import OwnText
 from bytefit.score.adapt import Adapt, DocumentLora
-from bytefit.score.compressed import is_of
-from bytefit.score.prove import SLACK_BITS, cut_documents
+from bytefit.score.compressed import begins_as, is_of, made_here, overhead_bytes
+from bytefit.score.prove import SLACK_BITS, Proof, cut_documents
 
 LEAST_OF_A_PROOF = 0.02  # the slack of a proof may be so much of its bits
+DECODED_TOKENS = 2_048  # of a proof, in an audit: each takes a pass through the model
 EXCERPT_BYTES = 256  # of a document: so much of it in another text is no chance
 
 
@@ -53,12 +55,26 @@ def _training_data(run: Evidence) -> Finding:
     if len(data) != run.proof["bytes_out"] or not is_of(data, run.artifact.sha256, documents):
         return failed(12, f"{run.folder.proof_text.name} is not the validation text compressed to {run.proof['bytes_out']:,} bytes")
     evidence = f"{run.proof['bytes_in']:,} bytes of validation text were restored from this artifact and {len(data):,} bytes alone"
-    return judged(12, bool(run.proof["restored"]), evidence)
+    if not run.proof["restored"]:
+        return failed(12, "the text did not come back")
+    if not made_here(data):
+        return skipped(12, f"proof.json says that {evidence}; on this class of machine they cannot be restored again")
+    try:
+        tokens = begins_as(run.artifact, data, documents, DECODED_TOKENS)
+    except UserError as error:
+        return failed(12, f"{run.folder.proof_text.name}: {error}")
+    if tokens is None:
+        return failed(12, f"{run.folder.proof_text.name} does not begin with the validation text")
+    return passed(12, f"{evidence}; the first {tokens:,} tokens just now once more")
 
 
 def _same_forward_pass(run: Evidence) -> Finding:
     if not run.proof:
         return skipped(13, "no proof was made (score.proof_bytes is 0)")
+    stated = Proof(**{field.name: run.proof[field.name] for field in fields(Proof)})
+    coded = 8 * (run.proof["bytes_out"] - overhead_bytes(read_bytes(run.folder.proof_text))) if run.folder.proof_text.exists() else None
+    if stated.coded_bits != coded or stated.to_json() != run.proof:
+        return failed(13, f"the figures of proof.json do not follow from one another and from {run.folder.proof_text.name}")
     evidence = f"the coder's token-by-token pass and the scorer's agree within {run.proof['agreement']:+.4%}"
     if run.proof["holds"] and LEAST_OF_A_PROOF * run.proof["expected_bits"] < SLACK_BITS:
         return skipped(13, f"{evidence}, but {run.proof['bytes_in']:,} bytes are too few to say anything; raise score.proof_bytes")

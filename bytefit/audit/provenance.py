@@ -6,8 +6,9 @@ import math
 
 from bytefit.audit.evidence import Evidence
 from bytefit.audit.findings import Finding, judged, skipped
+from bytefit.config import to_json
 from bytefit.files import read_bytes
-from bytefit.run.pipeline import ledger_of
+from bytefit.run.pipeline import ledger_of, summarise
 
 ROUNDING = 0.01  # seconds: what sums of rounded entries may be apart
 FILES = ("recipe", "env", "metrics", "artifact", "pack", "score", "summary", "report")
@@ -44,27 +45,19 @@ def disagreements(run: Evidence) -> list[str]:
             found.append(f"the blocks of the score {name} do not sum to it")
         if not math.isclose(score["bits_per_byte"], score["nats"] / math.log(2) / score["bytes"], rel_tol=1e-9):
             found.append(f"bits_per_byte of the score {name} is not its nats over its bytes")
-    summary, scores = run.summary, run.scores
+    for name, protocol in run.recipe.score.protocols.items():
+        if to_json(protocol) != run.scores[name]["protocol"]:
+            found.append(f"the score {name} is by another protocol than the recipe's")
+    if run.artifact.notes.get("protocol") != to_json(run.recipe.score.coded):
+        found.append("the artifact names another protocol than the recipe")
+    summary = run.summary
     if not summary:
         return found
-    wanted = {
-        "recipe": run.recipe.name,
-        "size": run.recipe.size,
-        "seed": run.recipe.seed,
-        "val_bpb": scores[run.recipe.score.headline]["bits_per_byte"],
-        "val_bpb_float": scores["float_full"]["bits_per_byte"],
-        "val_bpb_full": scores["full"]["bits_per_byte"],
-        "val_bpb_sliding": scores["sliding"]["bits_per_byte"],
-        "val_bpb_adapted": scores["adapt"]["bits_per_byte"] if "adapt" in scores else None,
-        "val_bytes": scores["full"]["bytes"],
-        "artifact_bytes": len(read_bytes(run.folder.artifact)),
-        "budget_bytes": run.recipe.pack.budget_bytes,
-        "bytes_by_part": run.pack.get("parts"),
-        "steps": run.state.get("step"),
-        "dataset_sha256": run.dataset.sha256,
-    } | {f"proof_{key}": run.proof.get(key) for key in ("bytes_in", "bytes_out", "restored", "agreement")}
+    spent_in = ledger_of(run.folder)
+    wanted = summarise(run.folder, run.recipe, run.dataset, spent_in)
+    wanted |= {"artifact_bytes": len(read_bytes(run.folder.artifact)), "budget_bytes": run.recipe.pack.budget_bytes}
     if run.folder.ledger.exists():  # folders of older versions lack it
-        spent, said = ledger_of(run.folder).to_json(), summary.get("ledger", {})
+        spent, said = spent_in.to_json(), summary.get("ledger", {})
         found += [
             f"summary.json says {entry} {said.get(entry, 0.0)} s, its sources {spent.get(entry, 0.0)}"
             for entry in sorted(spent.keys() | said.keys())
@@ -73,7 +66,9 @@ def disagreements(run: Evidence) -> list[str]:
         if abs(summary.get("train_seconds", 0.0) - spent.get("train", 0.0)) > ROUNDING:
             found.append(f"summary.json says train_seconds {summary.get('train_seconds')}, its sources {spent.get('train', 0.0)}")
     return found + [
-        f"summary.json says {key} {summary.get(key)}, its sources {value}" for key, value in wanted.items() if summary.get(key) != value
+        f"summary.json says {key} {summary.get(key)}, its sources {value}"
+        for key, value in wanted.items()
+        if key not in {"ledger", "train_seconds", "versions"} and summary.get(key) != value  # seconds: above; versions: this machine's
     ]
 
 

@@ -49,9 +49,17 @@ class ScoreConfig:
             raise ValueError("score.proof_bytes must not be negative and score.max_bytes must be above 0 or null")
 
     @property
+    def protocols(self) -> dict[str, Full | CodedProtocol]:
+        """Everything that a run is scored under, by its name in ``score.json``; ``float_full`` is of the weights before they are packed."""
+        full = Full(window=self.window)
+        found: dict[str, Full | CodedProtocol] = {"float_full": full, "full": full}
+        found["sliding"] = Sliding(window=self.window, stride=self.stride)
+        return found if self.adapt is None else found | {"adapt": self.adapt}
+
+    @property
     def scored(self) -> Full | CodedProtocol:
         """The protocol of the headline."""
-        return Full(window=self.window) if self.headline == "full" else self.coded
+        return self.protocols[self.headline]
 
     @property
     def coded(self) -> CodedProtocol:

@@ -46,7 +46,6 @@ from bytefit.run.folder import RunFolder, trained_weights
 from bytefit.score.harness import ChunkResult, Watch
 from bytefit.score.journal import Journal
 from bytefit.score.scorer import Score, ScoreProtocol, score
-from bytefit.score.windows import Full, Sliding
 from bytefit.train.batches import Batches
 from bytefit.train.choose import hold_out
 from bytefit.train.loop import train
@@ -54,6 +53,12 @@ from bytefit.train.machine import describe_machine, hardware_of, wait_for
 from bytefit.train.step import plans_of
 
 CPU_WINDOWS = 4  # of calibration at once, where a clock ends it
+TITLES = {
+    "float_full": "scoring the float weights",
+    "full": "scoring the artifact",
+    "sliding": "scoring the artifact, sliding",
+    "adapt": "scoring the artifact, adapting",
+}
 
 
 def fit_recipe_to(recipe: Recipe, dataset: Dataset, *, tell: bool = True) -> Recipe:
@@ -292,15 +297,10 @@ def score_step(
         ledger.add({entry: journal.earlier_seconds})
         return result
 
-    full, sliding = Full(window=settings.window), Sliding(window=settings.window, stride=settings.stride)
-    scores = {
-        "float_full": run("float_full", trained_model(folder, recipe), full, "scoring the float weights"),
-        "full": run("full", artifact.model, full, "scoring the artifact"),
-        "sliding": run("sliding", artifact.model, sliding, "scoring the artifact, sliding"),
-    }
-    if settings.adapt is not None:
-        scores["adapt"] = run("adapt", artifact.model, settings.adapt, "scoring the artifact, adapting")
-    record: dict[str, Any] = {name: result.to_json() for name, result in scores.items()}
+    record: dict[str, Any] = {}
+    for name, protocol in settings.protocols.items():
+        model = trained_model(folder, recipe) if name == "float_full" else artifact.model
+        record[name] = run(name, model, protocol, TITLES[name]).to_json()
     text = hashlib.sha256(b"\0".join(dataset.val_documents(settings.max_bytes))).hexdigest()
     return record | {"artifact_sha256": artifact.sha256, "dataset_sha256": dataset.sha256, "text_sha256": text}
 

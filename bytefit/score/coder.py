@@ -10,6 +10,7 @@ tokens that this window shares with the last one. Where a chunk ends there, the 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -84,16 +85,23 @@ def coder_bits(nats: np.ndarray, vocab_size: int) -> float:
 _Code = Callable[[int, int, Any], int]
 
 
-def _run(model: LanguageModel, lengths: list[int], protocol: CodedProtocol, code: _Code, title: str) -> int:
+class _Enough(Exception):
+    """All that was asked for is decoded."""
+
+
+def _run(model: LanguageModel, lengths: list[int], protocol: CodedProtocol, code: _Code, title: str, most: int | None = None) -> int:
     """The loop that both sides share. All streams go through one range coder, position by position.
 
     Streams start from BOS, which is not coded; those that have ended go on being fed BOS so that the batch keeps its shape.
 
+    Args:
+        most: tokens after which ``code`` will end it.
+
     Returns:
         How many optimizer steps were made on the way.
     """
-    steps = 0
-    with progress_bar(total=sum(lengths), desc=title, unit=" tokens", unit_scale=True) as bar:
+    steps, total = 0, sum(lengths)
+    with progress_bar(total=total if most is None else min(most, total), desc=title, unit=" tokens", unit_scale=True) as bar:
         if isinstance(protocol, DocumentLora):
             for first in range(0, len(lengths), protocol.batch_documents):
                 group = lengths[first : first + protocol.batch_documents]
@@ -178,17 +186,31 @@ def encode_streams(
 
 
 def decode_streams(
-    model: LanguageModel, words: np.ndarray, lengths: list[int], protocol: CodedProtocol, *, title: str = "restoring"
+    model: LanguageModel,
+    words: np.ndarray,
+    lengths: list[int],
+    protocol: CodedProtocol,
+    *,
+    most: int | None = None,
+    title: str = "restoring",
 ) -> list[np.ndarray]:
     """The token streams again (int64).
+
+    Args:
+        most: end after so many tokens in all; the streams are beginnings then.
 
     Raises:
         UserError: the words do not decode with this model.
     """
     decoder = constriction.stream.queue.RangeDecoder(words)
     streams: list[list[int]] = [[] for _ in lengths]
+    left = sum(lengths) if most is None else most
 
     def code(stream: int, position: int, symbol_model: Any) -> int:
+        nonlocal left
+        if not left:
+            raise _Enough
+        left -= 1
         try:
             token = int(decoder.decode(symbol_model))
         except AssertionError:
@@ -196,7 +218,8 @@ def decode_streams(
         streams[stream].append(token)
         return token
 
-    _run(model, lengths, protocol, code, title)
+    with contextlib.suppress(_Enough):
+        _run(model, lengths, protocol, code, title, most)
     return [np.array(stream, dtype=np.int64) for stream in streams]
 
 

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -153,12 +154,69 @@ def _check_sum(data: bytes) -> None:
         raise UserError("the compressed file is damaged or cut short (checksum mismatch)")
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A compressed file whose header holds together.
+
+    Attributes:
+        lengths: tokens of every stream.
+        document_lengths: tokens of every document, where documents are streams.
+        checksum: of the documents.
+    """
+
+    protocol: CodedProtocol
+    threads: int
+    words: np.ndarray
+    lengths: list[int]
+    document_lengths: list[int]
+    num_documents: int
+    checksum: int
+
+
 def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
     """The documents again.
 
     Raises:
         UserError: not a compressed file, another artifact, another class of machine, or damaged data.
     """
+    opened = _open(artifact, data)
+    with _threads(opened.threads):
+        streams = decode_streams(artifact.model, opened.words, opened.lengths, opened.protocol)
+    tokens = np.concatenate(streams) if streams else np.zeros(0, np.int64)
+    if isinstance(opened.protocol, DocumentLora):
+        whole = np.split(tokens, np.cumsum(opened.document_lengths)[:-1]) if opened.document_lengths else []
+        documents = [artifact.tokenizer.decode(ids.tolist()) for ids in whole]
+    else:
+        documents = _documents(artifact.tokenizer, tokens, opened.num_documents)
+    if len(documents) != opened.num_documents or _checksum(documents) != opened.checksum:
+        raise UserError("the restored text does not match the checksum: the compressed file is damaged")
+    return documents
+
+
+def begins_as(artifact: Artifact, data: bytes, documents: list[bytes], most: int) -> int | None:
+    """How many tokens of a compressed file came back, at most ``most``, decoded from it and the artifact alone; None where they are not
+    those of ``documents``.
+
+    Raises:
+        UserError: what ``decompress`` raises before the text is complete.
+    """
+    opened = _open(artifact, data)
+    wanted = token_streams(document_ids(artifact.tokenizer, documents), opened.protocol)
+    with _threads(opened.threads):
+        streams = decode_streams(artifact.model, opened.words, opened.lengths, opened.protocol, most=most)
+    same = opened.lengths == list(map(len, wanted)) and all(
+        np.array_equal(found, whole[: len(found)]) for found, whole in zip(streams, wanted, strict=True)
+    )
+    return sum(map(len, streams)) if same else None
+
+
+def made_here(data: bytes) -> bool:
+    """Whether a compressed file was written on this class of machine, so that it can be restored here."""
+    *_, machine_size, _ = _fields(data)
+    return data[_HEAD.size : _HEAD.size + machine_size] == machine_class().encode()
+
+
+def _open(artifact: Artifact, data: bytes) -> _Opened:
     fields = _fields(data)
     _, _, artifact_hash, checksum, threads, num_streams, num_tokens, num_documents, num_lengths, machine_size, protocol_size = fields
     if artifact_hash != bytes.fromhex(artifact.sha256)[:8]:
@@ -187,17 +245,7 @@ def decompress(artifact: Artifact, data: bytes) -> list[bytes]:
     if not consistent:
         raise UserError(DAMAGED_HEADER)
     words = np.frombuffer(body[words_start:], dtype="<u4").astype(np.uint32)
-    with _threads(threads):
-        streams = decode_streams(artifact.model, words, lengths, protocol)
-    tokens = np.concatenate(streams) if streams else np.zeros(0, np.int64)
-    if isinstance(protocol, DocumentLora):
-        whole = np.split(tokens, np.cumsum(of_documents)[:-1]) if of_documents else []
-        documents = [artifact.tokenizer.decode(ids.tolist()) for ids in whole]
-    else:
-        documents = _documents(artifact.tokenizer, tokens, num_documents)
-    if len(documents) != num_documents or _checksum(documents) != checksum:
-        raise UserError("the restored text does not match the checksum: the compressed file is damaged")
-    return documents
+    return _Opened(protocol, threads, words, lengths, of_documents, num_documents, checksum)
 
 
 def _read_protocol(artifact: Artifact, stated: bytes) -> CodedProtocol:

@@ -9,20 +9,26 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from bytefit.artifact.load import load_artifact
+from bytefit.audit.blocks import part_nats
 from bytefit.audit.counting import check_counting
 from bytefit.audit.evidence import Evidence
 from bytefit.audit.limits import check_limits
 from bytefit.audit.proof import EXCERPT_BYTES, check_proof
 from bytefit.audit.provenance import activity, check_provenance
+from bytefit.errors import UserError
 from bytefit.quant.calibrate import CalibrationConfig, OwnText, RandomIds, TrainingText
 from bytefit.quant.crown import CrownQConfig
 from bytefit.quant.prune import PruneConfig
 from bytefit.recipes import find_recipe
 from bytefit.run.folder import RunFolder
+from bytefit.run.steps import trained_model
+from bytefit.score import scorer
+from bytefit.score.adapt import Adapt, DocumentLora, Sgd
 from bytefit.score.compressed import compress
-from bytefit.score.scorer import score
+from bytefit.score.scorer import score, target_nats
 from bytefit.score.windows import Full, Sliding
 from tests.audit.planting import edit, stream, verdicts
 
@@ -222,6 +228,11 @@ PLANTS = [
     (check_provenance, 39, "no learning", in_file("score", lambda s: s["adapt"].update(learned_steps=0))),
     (check_proof, 12, "a proof of another artifact", in_file("proof", lambda p: p.update(artifact_sha256="0" * 64))),
     (check_limits, 30, "adaptation that was made up", in_file("score", lambda s: s["adapt"]["blocks"][0].__setitem__(1, 5.0))),
+    (check_limits, 30, "float weights that were made up", in_file("score", lambda s: s["float_full"]["blocks"][0].__setitem__(1, 5.0))),
+    (check_provenance, 39, "another stride", lambda e: with_recipe(score=dataclasses.replace(e.recipe.score, stride=64))(e)),
+    (check_provenance, 39, "compressors that were made up", in_file("summary", lambda s: s["compressors_bpb"].update({"xz-9e": 9.9}))),
+    (check_provenance, 39, "another arithmetic", in_file("summary", lambda s: s.update(dtype="float64"))),
+    (check_provenance, 39, "fewer parameters", in_file("summary", lambda s: s.update(num_parameters=999))),
     (check_provenance, 39, "half the nats", in_file("score", lambda s: s["adapt"].update(nats=s["adapt"]["nats"] / 2))),
     (check_provenance, 39, "a better figure", in_file("score", lambda s: s["sliding"].update(bits_per_byte=0.9))),
     (check_provenance, 39, "a better headline", in_file("summary", lambda s: s.update(val_bpb=0.5))),
@@ -243,6 +254,48 @@ def test_planted_faults_are_named(finished, dataset, tmp_path, check, number, ti
     honest = Evidence(folder, folder.read_recipe(), dataset)
     found = verdicts(check(plant(honest)))
     assert found[number] == "fail", title
+
+
+@pytest.mark.parametrize("name", ["float_full", "full", "sliding", "adapt"])
+def test_a_later_block_is_scored_again_too(finished, dataset, tmp_path, name, monkeypatch) -> None:
+    """One is drawn; here all of them are a percent better. What learned from what came before is scored again at its beginning alone."""
+    monkeypatch.setattr(scorer, "BLOCK_TARGETS", 500)
+    folder = RunFolder(shutil.copytree(finished.path, tmp_path / "run"))
+    run = Evidence(folder, folder.read_recipe(), dataset)
+    model = trained_model(folder, run.recipe) if name == "float_full" else run.artifact.model
+    dtype = getattr(torch, run.scores[name]["dtype"])
+    result = score(model, run.tokens, dataset.byte_table, run.recipe.score.protocols[name], dtype).to_json()
+    assert len(result["blocks"]) > 3
+    for factor, verdict in ((1.0, "pass"), (0.99, "fail" if name != "adapt" else "pass")):
+        changed = [result["blocks"][0], *([targets, nats * factor, size] for targets, nats, size in result["blocks"][1:])]
+        edit(folder.score, lambda record, changed=changed: record.update({name: result | {"blocks": changed}}))
+        assert verdicts(check_limits(Evidence(folder, run.recipe, dataset)))[30] == verdict
+
+
+@pytest.mark.parametrize("protocol", [
+    Full(window=16), Sliding(window=16, stride=5), Sliding(window=16, stride=16), DocumentLora(window=16, chunk_tokens=6, lr=0.02),
+    DocumentLora(window=16, chunk_tokens=6, lr=0.02, piece_tokens=20), Adapt(window=16, stride=8, chunk_tokens=64, optimizer=Sgd(lr=0.01)),
+], ids=lambda protocol: type(protocol).__name__)  # fmt: skip
+def test_a_part_costs_what_it_costs_in_the_whole(finished, dataset, protocol) -> None:
+    run = Evidence(finished, finished.read_recipe(), dataset)
+    tokens = run.tokens[:400]
+    whole = target_nats(run.artifact.model, tokens, protocol, torch.float32)
+    last = protocol.chunk_tokens if isinstance(protocol, Adapt) else 399
+    for first, count in ((0, 5), (15, 20), (16, 3), (17, 40), (37, 1), (150, 100), (last - 9, 9)):
+        if first + count > last:
+            continue
+        part = part_nats(run.artifact.model, tokens, protocol, torch.float32, first, count)
+        assert part == pytest.approx(whole[first : first + count], rel=1e-4), first
+
+
+def test_a_score_without_blocks_is_one_line(finished, dataset, tmp_path) -> None:
+    folder = RunFolder(shutil.copytree(finished.path, tmp_path / "run"))
+    edit(folder.score, lambda s: s["full"].update(blocks=[]))
+    with pytest.raises(UserError, match=r"score\.json holds a score without blocks; make it again with: bytefit score"):
+        check_limits(Evidence(folder, folder.read_recipe(), dataset))
+    edit(folder.score, lambda s: s["full"].pop("blocks"))
+    with pytest.raises(UserError, match=r"score\.json lacks blocks"):
+        check_counting(Evidence(folder, folder.read_recipe(), dataset))
 
 
 def test_other_scores_may_take_their_time(finished, dataset, tmp_path) -> None:
