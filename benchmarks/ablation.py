@@ -7,7 +7,7 @@
 A run and its base share the seed, so that differences are paired. ``--match steps`` gives both the same steps; what a recipe counts in
 steps (momentum warm-up, averages, annealing, replay) is shortened with them. ``--match time`` gives a variant as many steps as fit the time
 of its base, by what a step of each takes when nothing disturbs it (in the quickest of the step-matched runs of the same seeds that one
-kind of machine made); where they are within three percent the step-matched row serves for both. ``pack`` repeats what comes after
+kind of machine made); where they are within ``SAME_TIME`` the step-matched row serves for both. ``pack`` repeats what comes after
 training on the weights of the systems' table (``systems.py``), as often as there are seeds. A machine computes in what it is faster in
 (``record.dtype``); one kind of processor makes both runs of a pair (``record.computed_by``).
 
@@ -52,7 +52,7 @@ from bytefit.score.scorer import score
 from bytefit.score.windows import Full
 from bytefit.train.machine import describe_machine
 
-SAME_TIME = 0.03  # a step's time may differ by so much and count as the same
+SAME_TIME = 0.12  # a step's time may differ by so much and count as the same: runs whose steps are alike were found so far apart
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def step_time_ratio(rows: list[dict[str, Any]], recipe: str, base: tuple[str | N
 
 def with_base(technique: Technique, recipe: str, way: str, settings: tuple[str, ...], seed: int, steps: int) -> tuple[Job, Job]:
     """The run without a change of this technique's, and the one with it; the first is the recipe as it is, or has what both need."""
-    common = technique.both if recipe == technique.home else ()
+    common = technique.shared(recipe)
     base = Job(recipe, technique.name if common else None, "base", common, True, seed, steps, "steps")
     return base, Job(recipe, technique.name, way, (*common, *settings), technique.judged == "packed", seed, steps, "steps")
 

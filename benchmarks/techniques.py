@@ -27,7 +27,9 @@ class Technique:
         stage: the first step of a run that it changes; weights are trained again only for ``train``.
         judged: which bits per byte show it: of the float weights, or of the packed ones.
         both: settings that the run without it has as well, in ``home``: what would otherwise change with it.
+        both_into: the same in the baseline.
         late: the runs of a pair are the same until late in training, or to its end, so that they come out nearer to one another.
+        other_text: the runs of a pair read other text, or the same in other batches, so that they come out further apart.
         note: those in words, or what else there is to know.
     """
 
@@ -39,8 +41,14 @@ class Technique:
     stage: Stage = "train"
     judged: Literal["float", "packed"] = "float"
     both: tuple[str, ...] = ()
+    both_into: tuple[str, ...] = ()
     late: bool = False
+    other_text: bool = False
     note: str = ""
+
+    def shared(self, recipe: str) -> tuple[str, ...]:
+        """What both runs of a pair have in this recipe."""
+        return self.both if recipe == self.home else self.both_into
 
     @property
     def way(self) -> Literal["out", "in"]:
@@ -68,6 +76,7 @@ _SHUFFLED = {"type": "ShuffledConfig"}
 _COPRIME = {"type": "CoprimeConfig", "anneal_steps": 360, "shard_tokens": 65_536}
 _EMA = {"type": "AverageConfig", "ema_decay": 0.985}
 _EMA_SWA = _EMA | {"swa": {"type": "SnapshotConfig", "every": 10, "below": 0.2}}
+_LATER_FIXED = (_set("train.fake_quant", None), _set("train.average", _EMA))
 _STE62 = {"type": "FakeQuantConfig", "rounding": {"type": "StraightThrough"}, "lowest": -62, "highest": 62, "clip": {"type": "RowMaximum"}}
 
 MODEL = (
@@ -111,6 +120,7 @@ MODEL = (
         "pr128",
         (_set("train.seq_len", 512), _set("train.loader.num_spans", 8), _set("score.window", 512)),
         (_set("model.context", 1024), _set("train.seq_len", 1024), _set("train.loader.num_spans", 4), _set("score.window", 1024)),
+        other_text=True,
         note="4,096 and 2,048 tokens at full size",
     ),
 )
@@ -134,8 +144,8 @@ TRAINING = (
         "warm-down over half the run, not a tenth",
         "pr578",
         *_both("train.schedule.fraction", 0.09, 0.5),
-        both=(_set("train.fake_quant", None),),
-        note="both without fake quantisation, which begins with it",
+        both=_LATER_FIXED,
+        note="both without fake quantisation and snapshots, which begin with it",
     ),
     Technique("average of the weights (EMA)", "pr578", *_both("train.average", None, _EMA), both=(_set("train.average", _EMA),), late=True),
     Technique(
@@ -143,6 +153,7 @@ TRAINING = (
         "pr693",
         (_set("train.average.use", "ema"),),
         (_set("train.average", _EMA_SWA | {"use": "blend"}),),
+        both_into=(_set("train.average", _EMA),),
         late=True,
     ),
     Technique(
@@ -150,12 +161,14 @@ TRAINING = (
         "pr1171",
         (_set("train.average.use", "ema"),),
         (_set("train.average", _EMA_SWA | {"use": "held_out", "held_out_tokens": 8192}),),
+        both_into=(_set("train.average", _EMA),),
+        other_text=True,
         note="without the held-out text the coprime loader walks another way from the first step on",
     ),
     Technique("average chosen on held-out training text", "pr578", (_set("train.average.use", "ema"),), late=True),
     Technique("average chosen on held-out training text", "pr606", (_set("train.average.use", "ema"),), late=True),
-    Technique("coprime loader", "pr1171", *_both("train.loader", _SEQUENTIAL, _COPRIME)),
-    Technique("windows from all over the text", "pr578", *_both("train.loader", _SHUFFLED, _SHUFFLED), ours=True),
+    Technique("coprime loader", "pr1171", *_both("train.loader", _SEQUENTIAL, _COPRIME), other_text=True),
+    Technique("windows from all over the text", "pr578", *_both("train.loader", _SHUFFLED, _SHUFFLED), ours=True, other_text=True),
     Technique("side tables' projections under AdamW", "pr1171", (_set("train.optimizer.projections", "matrices"),)),
     Technique(
         "bf16 momentum",
@@ -271,21 +284,23 @@ _TWICE = (
 _CADENCE = {"type": "CadenceConfig", "plan": to_json(looped_plan(3, (2,)))}
 
 
-def _experiment(name: str, *settings: str, both: tuple[str, ...] = (), note: str = "") -> Technique:
-    return Technique(name, "pr578", settings, ours=True, both=both, note=note)
+def _experiment(name: str, *settings: str, both: tuple[str, ...] = (), other_text: bool = False, note: str = "") -> Technique:
+    return Technique(name, "pr578", settings, ours=True, both=both, other_text=other_text, note=note)
 
 
 EXPERIMENTS = (  # on the list of PR #578, and not in what it submitted; numbers as there, lengths and widths at this size
     _experiment("trigram hash", _set("model.trigram", {"type": "TrigramHashConfig", "buckets": 512, "dim": 15})),
     _experiment("two more heads for later tokens", _set("train.multi_token", {"type": "MultiTokenConfig"})),
     _experiment("SwiGLU, as many weights", _set("model.mlp", {"type": "SwigluConfig", "width": 2.0})),
-    _experiment("D2Z schedule", _set("train.schedule.fraction", 1.0), _set("train.schedule.ramp_steps", 40)),
+    _experiment("D2Z schedule", _set("train.schedule.fraction", 1.0), _set("train.schedule.ramp_steps", 40),
+                both=_LATER_FIXED, note="both without fake quantisation and snapshots, which begin with the warm-down"),
     _experiment("Mousse", _set("train.optimizer.matrices.mousse_beta", 0.99)),
-    _experiment("windows that lengthen", _set("train.lengths", _STAGES)),
+    _experiment("windows that lengthen", _set("train.lengths", _STAGES), other_text=True),
     _experiment(
         "batches that grow",
         _set("train.batch_warmup", {"type": "BatchWarmupConfig", "tokens": 1365, "steps": 200}),
         both=(_set("train.micro_batch_tokens", 1024),),
+        other_text=True,
     ),
     _experiment("distillation from the EMA in the last steps", _set("train.distil", {"type": "DistilConfig", "steps": 70}),
                 note="5 % of the steps, by which what comes before is shorter"),
@@ -300,7 +315,7 @@ POCKET = (
     Technique("XSA in every block", "pocket", (_set("model.attention.exclusive", None),)),
     Technique("value embedding", "pocket", (_set("model.value_embedding", None),)),
     Technique("leaky slope 0.5 in relu²", "pocket", (_set("model.mlp.slope", 0.0),)),
-    Technique("windows of 128 tokens, not 256", "pocket", (_set("train.seq_len", 256), _set("score.window", 256))),
+    Technique("windows of 128 tokens, not 256", "pocket", (_set("train.seq_len", 256), _set("score.window", 256)), other_text=True),
     _tried("value residual", _set("model.attention.value_residual", {"type": "ValueResidualConfig"})),
     _tried("attention output gate", _set("model.attention.output_gate", {"type": "OutputGateConfig"})),
     _tried("MLP four times as wide", _set("model.mlp.width", 4.0)),
@@ -314,7 +329,8 @@ POCKET = (
     _tried("rows of the momentum normalised", _set("train.optimizer.matrices.row_normalise", True)),
     _tried("its three blocks twice, with loop positions", *_TWICE),
     _tried("its three blocks twice, at every third step", *_TWICE, _set("train.cadence", _CADENCE)),
-    _tried("half the tokens a step", _set("train.batch_tokens", 2048), _set("train.micro_batch_tokens", 2048)),
+    Technique("half the tokens a step", "pocket", (_set("train.batch_tokens", 2048), _set("train.micro_batch_tokens", 2048)), ours=True,
+              other_text=True),
 )
 
 TECHNIQUES: tuple[Technique, ...] = (*MODEL, *TRAINING, *PACKING, *EXPERIMENTS, *POCKET)
