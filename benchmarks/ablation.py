@@ -7,8 +7,9 @@
 A run and its base share the seed, so that differences are paired. ``--match steps`` gives both the same steps; what a recipe counts in
 steps (momentum warm-up, averages, annealing, replay) is shortened with them. ``--match time`` gives a variant as many steps as fit the time
 of its base, by what a step of each takes when nothing disturbs it (in the quickest of the step-matched runs of the same seeds that one
-kind of machine made); where they are within ``SAME_TIME`` the step-matched row serves for both. ``pack`` repeats what comes after
-training on the weights of the systems' table (``systems.py``), as often as there are seeds. A machine computes in what it is faster in
+kind of machine made); where they are within three percent the step-matched row serves for both. The step-matched runs must have had the
+machine to themselves: beside other work, steps that compute the same were found 12 % apart. ``pack`` repeats what comes after training
+on the weights of the systems' table (``systems.py``), as often as there are seeds. A machine computes in what it is faster in
 (``record.dtype``); one kind of processor makes both runs of a pair (``record.computed_by``).
 
 One line of JSON a run is appended to ``--out``; runs that are there already, with the same settings, are left out, so it may be stopped and
@@ -52,7 +53,7 @@ from bytefit.score.scorer import score
 from bytefit.score.windows import Full
 from bytefit.train.machine import describe_machine
 
-SAME_TIME = 0.12  # a step's time may differ by so much and count as the same: runs whose steps are alike were found so far apart
+SAME_TIME = 0.03  # a step's time may differ by so much and count as the same
 
 
 @dataclass(frozen=True)

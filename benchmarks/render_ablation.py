@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ablation import step_time_ratio
+from ablation import SAME_TIME
 from plot import STYLE
 from record import commits, computed_by, hardware
 from scipy import stats
@@ -23,7 +23,8 @@ class Effects:
 
     def __init__(self, recipe: str, technique: Technique, way: str, rows: list[Record]):
         name = technique.name
-        self.recipe, self.name, self.way, self.judged, self.late = recipe, name, way, technique.judged, technique.late
+        self.recipe, self.name, self.way, self.judged = recipe, name, way, technique.judged
+        self.kind = "late" if technique.late else "other text" if technique.other_text else "first step"
         self.title = f"{name} ({technique.note})" if technique.note else name
 
         def find(match: str, technique: str | None, way: str) -> dict[tuple[Any, ...], Record]:
@@ -31,14 +32,13 @@ class Effects:
             wanted = (recipe, technique, way, match)
             return {(r["seed"], *computed_by(r)): r for r in rows if (r["recipe"], r["technique"], r["way"], r["match"]) == wanted}
 
-        own_base = name if recipe == technique.home and technique.both else None
+        own_base = name if technique.shared(recipe) else None
         pack = any(r["match"] == "weights" and r["technique"] == name and r["recipe"] == recipe for r in rows)
         self.stage = "pack" if pack else "train"
         base = find("weights" if pack else "steps", own_base, "base")
         self.steps = self._differences(base, find("weights" if pack else "steps", name, way))
         longer = find("time", name, way)
         self.time = self._differences(base, longer) if longer else None
-        self.slower = step_time_ratio(rows, recipe, (own_base, "base"), (name, way))
         self.bytes = [own_row["artifact_bytes"] for own_row in find("weights", name, way).values()] if pack else []
 
     def _differences(self, base: dict[tuple[Any, ...], Record], own: dict[tuple[Any, ...], Record]) -> list[float]:
@@ -46,11 +46,17 @@ class Effects:
         return [sign * (own[run][self.judged] - base[run][self.judged]) for run in own if run in base]
 
 
+KINDS = {
+    "first step": "pairs that differ from the first step on, and read the same text",
+    "other text": "pairs that read other text, or other batches of it",
+    "late": "pairs that are the same run until late in training",
+}
+
+
 @dataclass(frozen=True)
 class Spread:
-    """How differences spread from seed to seed: one standard deviation for all techniques of a kind. It is chaos of training that spreads
-    them, which is there whatever the technique; two or three seeds of one say little about it, all together a good deal. Pairs that are the
-    same run until late are another kind: chaos has no time to drive them apart.
+    """How differences spread from seed to seed: one standard deviation for all techniques of a kind, since two or three seeds of one say
+    little and all together a good deal. There are three kinds (``KINDS``): what drives the runs of a pair apart is not the same in them.
 
     Attributes:
         deviation: of a single seed's difference; None where no technique has two seeds.
@@ -99,12 +105,12 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
     trained = [effect for effect in effects if effect.stage == "train"]
     packed = [effect for effect in effects if effect.stage == "pack"]
     spreads = {
-        late: Spread.of([group for effect in trained if effect.late == late for group in (effect.steps, effect.time) if group])
-        for late in (False, True)
+        kind: Spread.of([group for effect in trained if effect.kind == kind for group in (effect.steps, effect.time) if group])
+        for kind in KINDS
     }
     spread_packed = Spread.of([effect.steps for effect in packed])
     first = next(row for row in rows if row["match"] == "steps")
-    empty = "left empty where a step takes the same within 3 %, or it was not measured."
+    empty = f"left empty where a step takes the same within {SAME_TIME:.0%}, or it was not measured."
     if not any(effect.time for effect in trained):
         empty = "nothing has been measured at equal time yet."
     lines = [
@@ -117,29 +123,26 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         "The difference that having a technique makes, in bits per byte (below zero: it helps), at lab size. *Out*: taken out of the "
         "system that has it; *in*: put into the system named. Both runs of a pair have the same seed; means over the seeds and 95 % "
         "intervals by Student's t: of so many, one in twenty leaves zero out by chance. They rest on one spread for all techniques of a "
-        "kind, the standard deviation of a seed's difference from its technique's mean, since it is training's chaos that spreads them; so "
-        f"one seed has an interval too, by the spread of others. Pairs that differ from the first step on: {spreads[False]}; pairs that "
-        f"are the same run until late in training: {spreads[True]}. Variants of one system and seed share their base, whose own error they "
-        "have in common: the degrees of freedom are at most so many. Equal steps: "
+        "kind, the standard deviation of a seed's difference from its technique's mean; so one seed has an interval too, by the spread of "
+        f"others, where any is known. {'; '.join(f'{words}: {spreads[kind]}' for kind, words in KINDS.items()).capitalize()}. "
+        "Variants of one system and seed share their base, whose own error they have in common: the degrees of freedom are at most so "
+        "many. Equal steps: "
         f"{first['steps']} each, fewer than in the table of systems, and lengths in steps with them. Equal time: the variant has "
         f"as many steps as fit the base's time; {empty} "
-        "Step time: with the technique against without, each of its quickest run of the same seeds, since other work beside a run only "
-        "ever adds; known to a few percent. "
         f"Trained in {' or '.join(sorted({row['dtype'] for row in rows}))}, both runs of a pair in the same, on one kind of processor. "
         f"Non-overlapping windows, {first['bytes']:,} bytes of validation text.",
         "",
         "![what each technique is worth](pictures/ablation.svg)",
         "",
-        "| technique | way | system | judged by | seeds | equal steps | equal time | step time |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
+        "| technique | way | system | judged by | seeds | equal steps | equal time |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: |",
     ]
     for effect in trained:
-        spread = spreads[effect.late]
+        spread = spreads[effect.kind]
         time = "" if effect.time is None else spread.with_interval(effect.time)
-        slower = "" if effect.slower is None else f"{effect.slower if effect.way == 'in' else 1 / effect.slower:.2f}×"
         lines.append(
             f"| {effect.title} | {effect.way} | {effect.recipe} | {effect.judged} | {len(effect.steps)} "
-            f"| {spread.with_interval(effect.steps)} | {time} | {slower} |"
+            f"| {spread.with_interval(effect.steps)} | {time} |"
         )
     (pictures / "ablation.svg").write_text(bars(trained, spreads))
     if packed:
@@ -167,9 +170,9 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
 WIDTH, LABEL, ROW, EDGE = 900, 420, 20, 60
 
 
-def bars(effects: list[Effects], spreads: dict[bool, Spread]) -> str:
+def bars(effects: list[Effects], spreads: dict[str, Spread]) -> str:
     """A bar from zero to the mean with its interval, a row a technique, best first; equal steps."""
-    found = sorted(((spreads[effect.late].interval(effect.steps), effect) for effect in effects), key=lambda pair: pair[0][0])
+    found = sorted(((spreads[effect.kind].interval(effect.steps), effect) for effect in effects), key=lambda pair: pair[0][0])
     most = min(0.12, max(abs(mean) for (mean, _, _), _ in found) * 1.1)
     height = EDGE + ROW * len(found) + 30
 

@@ -329,8 +329,13 @@ POCKET = (
     _tried("rows of the momentum normalised", _set("train.optimizer.matrices.row_normalise", True)),
     _tried("its three blocks twice, with loop positions", *_TWICE),
     _tried("its three blocks twice, at every third step", *_TWICE, _set("train.cadence", _CADENCE)),
-    Technique("half the tokens a step", "pocket", (_set("train.batch_tokens", 2048), _set("train.micro_batch_tokens", 2048)), ours=True,
-              other_text=True),
+    Technique(
+        "half the tokens a step",
+        "pocket",
+        (_set("train.batch_tokens", 2048), _set("train.micro_batch_tokens", 2048)),
+        ours=True,
+        other_text=True,
+    ),
 )
 
 TECHNIQUES: tuple[Technique, ...] = (*MODEL, *TRAINING, *PACKING, *EXPERIMENTS, *POCKET)

@@ -26,10 +26,11 @@ def dtype_name(dtype: torch.dtype) -> str:
 def faster_dtype(device: str) -> torch.dtype:
     """bf16 or fp32, whichever multiplies a batch of matrices faster here (timed once, about 50 ms).
 
-    bf16 wins where the processor has matrix units for it and loses where it is emulated.
+    bf16 wins where the processor has matrix units for it and loses where it is emulated, as on GPUs older than Ampere, for which nothing
+    in it is compiled either.
     """
     if device != "cpu":
-        return torch.bfloat16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     best: dict[torch.dtype, float] = {}
     for dtype in (torch.float32, torch.bfloat16):
         x = torch.ones(4, 192, 384, dtype=dtype)

@@ -25,6 +25,9 @@ Wait = Callable[[], object]
 LEAVES_TOGETHER = (0, 130)  # exit codes that all ranks have in common: done, and interrupted
 MOST_THREADS = 8
 PATIENCE = timedelta(hours=2)  # the others wait while the first rank packs
+# torch 2.13 has new names for them and warns of the old ones, the only ones before it.
+_reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
 def _nothing() -> None:
@@ -63,14 +66,14 @@ class Ranks:
         if self.world == 1:
             return tensor, _nothing
         share = tensor.new_empty(tensor.size(0) // self.world, *tensor.shape[1:])
-        return share, dist.reduce_scatter_tensor(share, tensor, async_op=True).wait
+        return share, _reduce_scatter(share, tensor, async_op=True).wait
 
     def gather_started(self, share: torch.Tensor) -> tuple[torch.Tensor, Wait]:
         """Every rank's share, one after another along the first axis."""
         if self.world == 1:
             return share, _nothing
         whole = share.new_empty(share.size(0) * self.world, *share.shape[1:])
-        return whole, dist.all_gather_into_tensor(whole, share.contiguous(), async_op=True).wait
+        return whole, _all_gather(whole, share.contiguous(), async_op=True).wait
 
     def sum(self, value: torch.Tensor) -> torch.Tensor:
         """The sum over ranks."""

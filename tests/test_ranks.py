@@ -12,13 +12,21 @@ import bytefit.ranks as ranks_module
 from bytefit.ranks import Ranks, all_cores
 
 WORKER = """
-import sys
+import sys, warnings
+import torch
 from bytefit.ranks import join_ranks, run_process
 
 def do():
     ranks = join_ranks()
     if sys.argv[1] == "break" and not ranks.is_first:
         raise RuntimeError("the second rank is out of memory")
+    if sys.argv[1] == "well":
+        warnings.simplefilter("error")  # torch renames its operations now and then
+        share, wait = ranks.scatter_sum_started(torch.arange(4.0) + ranks.rank)
+        wait()
+        whole, wait = ranks.gather_started(share)
+        wait()
+        assert whole.tolist() == [1.0, 3.0, 5.0, 7.0], whole
     if sys.argv[1] != "all":
         ranks.barrier()  # where the other one waits for a rank that never comes
     return 3 if sys.argv[1] == "all" else 0

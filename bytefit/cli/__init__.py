@@ -69,11 +69,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         print(f"bytefit: {stop}; go on with --resume", file=sys.stderr)
         return 130
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
+    except (RuntimeError, MemoryError) as error:
+        said = said_of_memory(error)
+        if said is None:
             raise
-        said = str(error).split(". ")[0]
-        print(f"bytefit: {said}; compute less at once (in training: a smaller --set train.micro_batch_tokens=N)", file=sys.stderr)
+        print(
+            f"bytefit: {said}; compute less at once (in training: a smaller --set train.micro_batch_tokens=N, or a smaller model)",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt:
         print("bytefit: interrupted", file=sys.stderr)
@@ -105,6 +108,14 @@ def asked_to_end_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Of a GPU. torch is asked only where a verb has imported it: it takes seconds."""
-    return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
+def said_of_memory(error: RuntimeError | MemoryError) -> str | None:
+    """What torch, numpy or Python say where memory runs out, a GPU's or the machine's; None for another error.
+
+    torch is asked only where a verb has imported it: it takes seconds.
+    """
+    if isinstance(error, MemoryError):
+        return str(error) or "out of memory"
+    if "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError):
+        return str(error).split(". ")[0]
+    _, refused, rest = str(error).partition("can't allocate memory")  # by the CPU's allocator, whose errors have no class of their own
+    return refused + rest.split(". ")[0] if refused else None

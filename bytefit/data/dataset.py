@@ -137,7 +137,7 @@ def _checked(folder: Path, tokenizer: Tokenizer, train: TokenStream, val: TokenS
                 f"{folder}: the validation split does not begin with BOS (id {BOS_ID}), which stands before every document; "
                 "without it nobody knows where one ends"
             )
-        highest = stream.highest_id()
+        highest = stream.highest_id(sampled=2 * len(stream) > MAX_HASHED_BYTES)
         if highest >= tokenizer.vocab_size:
             raise UserError(
                 f"{folder}: the {side} split holds token id {highest}, but the tokenizer has {tokenizer.vocab_size} ids; "

@@ -111,8 +111,7 @@ class TokenStream:
         """
         digest = hashlib.sha256()
         for shard in self._shards:
-            sample = np.concatenate([shard[:1024], shard[np.arange(64) * (len(shard) - 1) // 63]])
-            digest.update(len(shard).to_bytes(8, "little") + sample.astype("<u2").tobytes())
+            digest.update(len(shard).to_bytes(8, "little") + _sample(shard).astype("<u2").tobytes())
         return int.from_bytes(digest.digest(), "little")
 
     def part(self, start: int, end: int) -> TokenStream:
@@ -120,13 +119,17 @@ class TokenStream:
         cut = [shard[max(0, start - first) : max(0, end - first)] for shard, first in zip(self._shards, self._starts, strict=False)]
         return TokenStream(cut)
 
-    def highest_id(self) -> int:
-        """The largest token id anywhere in the stream."""
-        return max((int(shard.max()) for shard in self._shards), default=0)
+    def highest_id(self, *, sampled: bool = False) -> int:
+        """The largest token id anywhere in the stream, or in what ``fingerprint`` reads of it."""
+        return max((int((_sample(shard) if sampled else shard).max()) for shard in self._shards), default=0)
 
     def all(self) -> np.ndarray:
         """Every token, int64 of shape (len(self),)."""
         return np.concatenate(self._shards).astype(np.int64) if self._shards else np.zeros(0, np.int64)
+
+
+def _sample(shard: np.ndarray) -> np.ndarray:
+    return np.concatenate([shard[:1024], shard[np.arange(64) * (len(shard) - 1) // 63]])
 
 
 def check_length(tokens: int, seq_len: int, holder: str = "the training split") -> None:

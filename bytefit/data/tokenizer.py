@@ -106,8 +106,9 @@ class Tokenizer(abc.ABC):
         if len(data) <= 4:
             return [self.byte_ids[value] for value in data]
         middle = len(data) // 2
-        while middle < len(data) - 1 and data[middle] & 0xC0 == 0x80:  # keep a UTF-8 character in one half
-            middle += 1
+        for _ in range(3):  # keep a UTF-8 character in one half; more such bytes in a row are not text
+            if middle < len(data) - 1 and data[middle] & 0xC0 == 0x80:
+                middle += 1
         return self.encode_exact(data[:middle]) + self.encode_exact(data[middle:])
 
 

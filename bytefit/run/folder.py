@@ -170,8 +170,8 @@ def open_run(path: Path, recipe: Recipe, dataset: Dataset, *, resume: bool, worl
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {path}: {error.strerror}") from None
+    write_json(folder.recipe, record)  # first: by it a folder is known as a run's
     write_json(folder.env, describe_machine(world) | {"data": str(dataset.folder.resolve()), "dataset_sha256": dataset.sha256})
-    write_json(folder.recipe, record)
     return folder
 
 

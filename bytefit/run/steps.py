@@ -320,7 +320,8 @@ def _scoring_dtype(folder: RunFolder, recipe: Recipe, ranks: Ranks) -> torch.dty
     """Where the recipe leaves it to the machine: what training found, if this is the hardware that it found it on. Measured anew, a stopped
     score might find the other one and begin again."""
     state = read_json(folder.checkpoint / "state.json")
-    if recipe.train.dtype != "auto" or hardware_of(state["machine"]) != hardware_of(describe_machine(ranks.world)):
+    # Ranks may be machines of different kinds: whether to measure is for all of them to say, since all must take part in it.
+    if recipe.train.dtype != "auto" or ranks.any(hardware_of(state["machine"]) != hardware_of(describe_machine(ranks.world))):
         return agreed_dtype(recipe.train.dtype, ranks)
     found: torch.dtype = getattr(torch, state["dtype"])
     return found

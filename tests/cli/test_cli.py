@@ -315,15 +315,36 @@ def test_artifact_on_a_foreign_dataset(tiny_run, write, tmp_path, capsys, docume
     assert "tokenizer is not the one of" in err
 
 
-def test_a_gpu_without_room_is_one_clear_line(dataset, tmp_path, capsys, monkeypatch) -> None:
+NO_ROOM = {
+    "CUDA out of memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 23.6 GiB"),
+    "can't allocate memory: you tried to allocate 6400000000 bytes": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: can't allocate memory: you tried to allocate 6400000000 bytes. "
+        "Error code 12 (Cannot allocate memory)"
+    ),
+    "Unable to allocate 5.96 GiB for an array": MemoryError("Unable to allocate 5.96 GiB for an array"),
+    "out of memory": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("said", NO_ROOM)
+def test_a_machine_without_room_is_one_clear_line(dataset, tmp_path, capsys, monkeypatch, said) -> None:
     def no_room(*arguments, **others):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 23.6 GiB")
+        raise NO_ROOM[said]
 
     monkeypatch.setattr("bytefit.run.pipeline.train_step", no_room)
     code, _, err = run(capsys, "run", "pocket", "--size", "tiny", "--data", dataset.folder, "--out", tmp_path / "run")
     assert code == 2
-    said = "bytefit: CUDA out of memory; compute less at once (in training: a smaller --set train.micro_batch_tokens=N)"
-    assert err.strip().splitlines()[-1] == said
+    fix = "compute less at once (in training: a smaller --set train.micro_batch_tokens=N, or a smaller model)"
+    assert err.strip().splitlines()[-1] == f"bytefit: {said}; {fix}"
+
+
+def test_another_error_of_torch_keeps_its_traceback(dataset, tmp_path, monkeypatch) -> None:
+    def broken(*arguments, **others):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("bytefit.run.pipeline.train_step", broken)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        main(["run", "pocket", "--size", "tiny", "--data", str(dataset.folder), "--out", str(tmp_path / "run")])
 
 
 def test_help_shows_examples(capsys) -> None:

@@ -161,6 +161,23 @@ def test_validation_text_without_document_marks_is_refused(dataset, tmp_path) ->
         open_dataset(tmp_path)
 
 
+def test_ids_of_a_split_too_large_to_read_are_sampled() -> None:
+    """Its beginnings, and places spread over the whole of it."""
+    shards = [np.full(5000, 7), np.full(5000, 9)]
+    shards[0][1500], shards[1][500] = 500, 300
+    assert TokenStream(shards).highest_id() == 500
+    assert TokenStream(shards).highest_id(sampled=True) == 300
+
+
+def test_a_large_split_is_not_read_at_every_start(tmp_path, dataset, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(TokenStream, "highest_id", lambda self, *, sampled=False: seen.append(sampled) or 5)
+    open_dataset(dataset.folder)
+    monkeypatch.setattr("bytefit.data.dataset.MAX_HASHED_BYTES", 2 * len(dataset.val))
+    open_dataset(dataset.folder)
+    assert seen == [False, False, True, False]
+
+
 def test_sequential_loader_follows_the_contest(tmp_path) -> None:
     """Eight spans a step, each rows * T + 1 tokens, read one after another (Parameter Golf baseline)."""
     stream = TokenStream([np.arange(1000, dtype=np.uint16)])

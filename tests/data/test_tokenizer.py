@@ -80,6 +80,16 @@ def test_any_bytes_can_be_written_exactly(lossless, contest, data, which) -> Non
     assert tokenizer.decode(tokenizer.encode_exact(data)) == data
 
 
+@pytest.mark.parametrize(
+    "data", [b"\x80" * 5000, b"RIFF....WAVE" + b"\x80" * 4001 + b"\x7f", "é\u2581".encode() * 900], ids=["grey", "silence", "text"]
+)
+@pytest.mark.parametrize("which", ["lossless", "contest", "bytes"])
+def test_long_runs_of_what_no_piece_can_say(lossless, contest, which, data) -> None:
+    """Silence in an 8-bit recording, grey in a picture: no text, and no character to keep in one half."""
+    tokenizer = {"lossless": lossless, "contest": contest, "bytes": ByteTokenizer()}[which]
+    assert tokenizer.decode(tokenizer.encode_exact(data)) == data
+
+
 def test_contest_table_covers_every_kind_of_piece(contest) -> None:
     """Each kind against the rule written out by hand (Parameter Golf baseline)."""
     table = contest_table(contest)

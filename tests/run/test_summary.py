@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from bytefit.cli import main
+from bytefit.errors import UserError
 from bytefit.optim.schedule import lr_scale
+from bytefit.ranks import Ranks
 from bytefit.report.headline import figures
 from bytefit.report.scoreboard import scoreboard
+from bytefit.run import folder as folder_module
 from bytefit.run import steps
 from bytefit.run.folder import RunFolder, claimed, open_run
 from bytefit.run.pipeline import run
@@ -88,6 +91,14 @@ def test_a_score_is_in_the_dtype_that_training_found(tiny_run, tmp_path, monkeyp
     recipe = folder.read_recipe()
     assert recipe.train.dtype == "auto"
     assert steps._scoring_dtype(folder, recipe, ONE_RANK) is found
+
+    class BesideAnotherMachine(Ranks):
+        """Of two ranks the one whose machine trained: what the other one measures it takes part in."""
+
+        def any(self, flag: bool) -> bool:
+            return True
+
+    assert steps._scoring_dtype(folder, recipe, BesideAnotherMachine(0, 1, "cpu")) is other
     state_path.write_text(json.dumps(state | {"machine": state["machine"] | {"cpu": "another"}}))
     assert steps._scoring_dtype(folder, recipe, ONE_RANK) is other
 
@@ -186,6 +197,24 @@ def test_the_hardware_is_what_trained(tiny_run, tmp_path) -> None:
     summary = json.loads(folder.summary.read_text())
     assert (summary["hardware"]["gpu"], summary["hardware"]["threads"]) == ("a large one", 7)
     assert (summary["dtype"], summary["muon_dtype"]) == (record["dtype"], record["muon_dtype"])
+
+
+def test_a_run_that_was_stopped_while_its_folder_was_made_goes_on(tiny_run, dataset, tmp_path, monkeypatch) -> None:
+    recipe, out, real, written = tiny_run.read_recipe(), tmp_path / "run", folder_module.write_json, []
+
+    def full(path, record) -> None:
+        if written:
+            raise UserError("no space left")
+        written.append(path.name)
+        real(path, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "write_json", full)
+        with pytest.raises(UserError, match="no space left"):
+            open_run(out, recipe, dataset, resume=False)
+    folder = open_run(out, recipe, dataset, resume=True)
+    assert written == ["recipe.json"]
+    assert json.loads(folder.env.read_text())["dataset_sha256"] == dataset.sha256
 
 
 def test_a_run_taken_up_with_another_budget_says_what_it_makes_again(tiny_run, dataset, tmp_path, capsys) -> None:
