@@ -18,7 +18,7 @@ from render_forms import forms_section
 from render_published import published_section
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 from render_score import adapt_section
-from render_systems import dagger, gpu_section, newest, peers_section, scaling_section, system_figures, systems_section
+from render_systems import dagger, gpu_section, newest, peers_section, scaling_section, system_figures, systems_section, why_classes_fail
 
 from bytefit.model.inspect import num_parameters
 from bytefit.recipes import SYSTEMS, find_recipe
@@ -197,14 +197,7 @@ def full_artifact_section(record: dict[str, Any]) -> list[str]:
             f"| {row['recipe']} | {s['num_parameters']:,} | {s['steps']} | {s['artifact_bytes']:,} | {row['seconds_to_load']:.1f} "
             f"| {s['val_bpb']:.3f} | {proof} | {audit} |"
         )
-    failed = {number for row in record["rows"] for number in row["audit_fails"]}
-    return [*lines, "", *(f"Class {number} {why}." for number, why in EXPECTED_TO_FAIL.items() if number in failed), ""]
-
-
-EXPECTED_TO_FAIL = {
-    20: "asks for the whole validation split at the contest's size; here a slice is scored",
-    32: "allows 600 s for scoring, which a CPU exceeds",
-}
+    return [*lines, "", *why_classes_fail(record["rows"]), ""]
 
 
 def picture(record: dict[str, Any]) -> str:

@@ -57,16 +57,19 @@ def test_a_system_keeps_its_row_until_a_gpu_has_measured_it() -> None:
     summary |= {"artifact_bytes": 15_999_000, "proof_restored": None, "dataset_sha256": "a" * 64}
     row = {"recipe": "pr578", "size": "full", "milliseconds_a_step": 450.0, "tokens_per_second": 1.7e6, "peak_memory_bytes": 2**35}
     row |= {"mfu": 0.41, "attention_ms": {"flash": 3.25, "cudnn": 2.5}, "audit_fails": [20], "commit": "c" * 40, "summary": summary}
-    on_gpu = row | {"gpus": 1, "machine": {"gpu": "NVIDIA H200", "torch": "2.13.0"}}
-    page = gpu_section([on_gpu | {"gpus": 8, "mfu": None}, on_gpu, row | {"recipe": "pr693", "machine": {"gpu": None}}])
+    on_gpu = row | {"gpus": 1, "seed": 2, "machine": {"gpu": "NVIDIA H200", "torch": "2.13.0"}}
+    page = gpu_section(
+        [on_gpu | {"gpus": 8, "mfu": None}, on_gpu, on_gpu | {"seed": 1}, row | {"recipe": "pr693", "seed": 1, "machine": {"gpu": None}}]
+    )
     of_table = [line for line in page if line.startswith("| ")]
     assert {line.count("|") for line in of_table} == {of_table[0].count("|")}
     assert [line for line in of_table if line.startswith("| pr578")] == [
-        "| pr578 | 1 | 120 | 240 | 450.0 | 1,700,000 | 32.0 | 41.0% | flash 3.25, cudnn 2.50 | 1.5000 | 1.5100 | 1.4321 | 15,999,000 "
-        "| not tried | 20 |",
-        "| pr578 | 8 | 120 | 240 | 450.0 | 1,700,000 | 32.0 | unknown | flash 3.25, cudnn 2.50 | 1.5000 | 1.5100 | 1.4321 | 15,999,000 "
-        "| not tried | 20 |",
+        f"| pr578 | {gpus} | {seed} | 120 | 240 | 450.0 | 1,700,000 | 32.0 | {mfu} | flash 3.25, cudnn 2.50 | 1.5000 | 1.5100 | 1.4321 "
+        "| 15,999,000 | not tried | 20 |"
+        for gpus, seed, mfu in ((1, 1, "41.0%"), (1, 2, "41.0%"), (8, 2, "unknown"))
     ]
+    assert any(line.startswith("Class 20 asks for the whole validation split") for line in page)
+    assert not any(line.startswith("Class 32") for line in page)
     assert "FlashAttention 3" in "".join(page)
     assert [line.split(" | ")[1] for line in page if line.startswith("| pr693")] == ["not measured"]  # a CPU's figures are not a GPU's
     assert sum("not measured" in line for line in page) == 5

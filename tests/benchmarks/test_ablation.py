@@ -187,6 +187,9 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
             ("baseline", "smear gate", "in", into),
             ("pr578", "average of the weights (EMA)", "base", base - 1),  # has a base of its own: without snapshots
             ("pr578", "average of the weights (EMA)", "out", out - 1.1),
+            ("baseline", "EMA blended with late snapshots", "base", base - 1),  # has a base of its own in the baseline: an average
+            ("baseline", "EMA blended with late snapshots", "in", base - 0.9),
+            ("baseline", "coprime loader", "in", base - 0.2 * seed),  # whose runs read other text
         ):
             rows.append(common | {"recipe": recipe, "technique": technique, "way": way, "seed": seed, "float": value, "packed": value})
     other = common | {"recipe": "baseline", "technique": "smear gate", "way": "in", "seed": 3, "float": 1.0, "packed": 1.0}
@@ -199,8 +202,13 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
     assert page[0].startswith("| smear gate | out | pr578 | float | 2 | -0.0750 (")
     assert page[1].startswith("| smear gate | in | baseline | float | 2 | -0.2000 (")
     assert (tmp_path / "ablation.svg").read_text().count("smear gate") == 2
-    kinds = "first step on: 0.1031, 2 degrees of freedom; pairs that are the same run until late in training: 0.0354, 1 degrees"
-    assert any(kinds in line for line in lines)  # what has no time to drive a pair apart says nothing about what has
+    kinds = (
+        "Pairs that differ from the first step on, and read the same text: 0.1031, 2 degrees of freedom; "
+        "pairs that read other text, or other batches of it: 0.1414, 1 degrees of freedom; "
+        "pairs that are the same run until late in training: 0.0250, 2 degrees"
+    )
+    assert any(kinds in line for line in lines)  # what drives one kind apart says nothing about another
+    assert any(line.startswith("| EMA blended with late snapshots | in | baseline | float | 2 | +0.1000 (") for line in lines)
     assert any(line.startswith("Not measured yet, ") for line in lines)
     missing = {line.split(":")[0]: line for line in lines if line.startswith("* ")}
     assert "; bigram hash; " in missing["* out of pr1171"]

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from bytefit.model import attention
 from bytefit.recipes import SYSTEMS, find_recipe
+from bytefit.run.steps import fit_recipe_to
 
 ATTEND = attention.attend
 
@@ -80,6 +81,25 @@ def test_a_wrong_backward_pass_is_caught(case, monkeypatch) -> None:
     errors = outputs(model, tokens, torch.float32).errors(reference)
     assert errors["logits"] < LIMITS["float32"]
     assert errors["gradient"] > LIMITS["bfloat16"]
+
+
+def test_where_nothing_compiles_the_rest_is_compared(dataset, monkeypatch, capsys) -> None:
+    import agreement
+    from torch._inductor.exc import InductorError
+
+    real = agreement.outputs
+
+    def outputs(model, tokens, dtype, *, compiled=False):
+        if compiled:
+            raise InductorError(RuntimeError("no compiler here"), None)
+        return real(model, tokens, dtype)
+
+    monkeypatch.setattr(agreement, "outputs", outputs)
+    recipe = fit_recipe_to(find_recipe("pr578", "tiny"), dataset, tell=False)
+    found = agreement.agreement(recipe, dataset, "cpu")
+    assert found.keys() == {"float32", "bfloat16"}
+    assert agreement.agrees(found)
+    assert "no compiler here" in capsys.readouterr().err
 
 
 def test_what_is_no_number_does_not_agree() -> None:
