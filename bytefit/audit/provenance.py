@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from bytefit.audit.evidence import Evidence
 from bytefit.audit.findings import Finding, judged, skipped
@@ -11,7 +12,7 @@ from bytefit.files import read_bytes
 from bytefit.run.pipeline import ledger_of, summarise
 
 ROUNDING = 0.01  # seconds: what sums of rounded entries may be apart
-FILES = ("recipe", "env", "metrics", "artifact", "pack", "score", "summary", "report")
+FILES = ("recipe", "env", "metrics", "artifact", "pack", "score", "compressors", "details", "summary", "report")
 
 
 def check_provenance(run: Evidence) -> list[Finding]:
@@ -36,40 +37,42 @@ def check_provenance(run: Evidence) -> list[Finding]:
 
 def disagreements(run: Evidence) -> list[str]:
     """Figures that do not follow from what they are said to be made of, in words."""
-    found = []
+    return [*_in_scores(run), *_in_summary(run)]
+
+
+def _in_scores(run: Evidence) -> Iterator[str]:
     for name, score in run.scores.items():
         if not isinstance(score, dict):
             continue
         targets, nats, size = (sum(block[i] for block in score["blocks"]) for i in range(3))
         if (targets, size) != (score["targets"], score["bytes"]) or not math.isclose(nats, score["nats"], rel_tol=1e-9):
-            found.append(f"the blocks of the score {name} do not sum to it")
+            yield f"the blocks of the score {name} do not sum to it"
         if not math.isclose(score["bits_per_byte"], score["nats"] / math.log(2) / score["bytes"], rel_tol=1e-9):
-            found.append(f"bits_per_byte of the score {name} is not its nats over its bytes")
+            yield f"bits_per_byte of the score {name} is not its nats over its bytes"
     for name, protocol in run.recipe.score.protocols.items():
         if to_json(protocol) != run.scores[name]["protocol"]:
-            found.append(f"the score {name} is by another protocol than the recipe's")
+            yield f"the score {name} is by another protocol than the recipe's"
     if run.artifact.notes.get("protocol") != to_json(run.recipe.score.coded):
-        found.append("the artifact names another protocol than the recipe")
-    summary = run.summary
-    if not summary:
-        return found
-    spent_in = ledger_of(run.folder)
-    wanted = summarise(run.folder, run.recipe, run.dataset, spent_in)
+        yield "the artifact names another protocol than the recipe"
+
+
+def _in_summary(run: Evidence) -> Iterator[str]:
+    if not (run.folder.compressors.exists() and run.folder.details.exists()):
+        return  # the missing file is class 40's
+    said, ledger = run.summary, ledger_of(run.folder)
+    wanted = summarise(run.folder, run.recipe, run.dataset, ledger)
     wanted |= {"artifact_bytes": len(read_bytes(run.folder.artifact)), "budget_bytes": run.recipe.pack.budget_bytes}
+    seconds = {"train_seconds": (said.get("train_seconds", 0.0), wanted.pop("train_seconds"))}
+    spent = wanted.pop("ledger")
     if run.folder.ledger.exists():  # folders of older versions lack it
-        spent, said = spent_in.to_json(), summary.get("ledger", {})
-        found += [
-            f"summary.json says {entry} {said.get(entry, 0.0)} s, its sources {spent.get(entry, 0.0)}"
-            for entry in sorted(spent.keys() | said.keys())
-            if abs(spent.get(entry, 0.0) - said.get(entry, 0.0)) > ROUNDING
-        ]
-        if abs(summary.get("train_seconds", 0.0) - spent.get("train", 0.0)) > ROUNDING:
-            found.append(f"summary.json says train_seconds {summary.get('train_seconds')}, its sources {spent.get('train', 0.0)}")
-    return found + [
-        f"summary.json says {key} {summary.get(key)}, its sources {value}"
-        for key, value in wanted.items()
-        if key not in {"ledger", "train_seconds", "versions"} and summary.get(key) != value  # seconds: above; versions: this machine's
-    ]
+        seconds |= {entry: (run.seconds.get(entry, 0.0), spent.get(entry, 0.0)) for entry in sorted(spent.keys() | run.seconds.keys())}
+    for entry, (stated, summed) in seconds.items():
+        if abs(stated - summed) > ROUNDING:
+            yield f"summary.json says {entry} {stated} s, its sources {summed}"
+    del wanted["versions"]  # this machine's
+    for key, value in wanted.items():
+        if said.get(key) != value:
+            yield f"summary.json says {key} {said.get(key)}, its sources {value}"
 
 
 def activity(run: Evidence) -> dict[str, bool]:

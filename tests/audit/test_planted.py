@@ -243,6 +243,7 @@ PLANTS = [
     (check_provenance, 39, "another seed", in_file("summary", lambda s: s.update(seed=7))),
     (check_provenance, 40, "no proof", without("proof")),
     (check_provenance, 40, "no metrics", without("metrics")),
+    (check_provenance, 40, "no compressors", without("compressors")),
 ]  # fmt: skip
 
 
