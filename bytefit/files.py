@@ -6,6 +6,8 @@ import contextlib
 import errno
 import json
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,16 +15,19 @@ from bytefit.errors import UserError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write the whole file or nothing: to a neighbour first, then renamed over ``path`` (or what it is a link to). What is no file, such as
-    ``/dev/stdout``, is written to as it is.
+    """Write the whole file or nothing: to a neighbour first, then renamed over ``path`` (or what it is a link to). What is no file, or an
+    open stream such as ``/dev/stdout``, is written to as it is.
 
     Raises:
         UserError: no space left, no permission, or the folder is missing.
     """
     path = path.absolute()
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if is_stream(path):
+        number = _number_of_stream(path)
         try:
-            path.write_bytes(data)
+            sys.stdout.flush()
+            with path.open("wb") if number is None else os.fdopen(os.dup(number), "wb") as stream:
+                stream.write(data)
         except OSError as error:
             raise cannot_write(path, error) from error
         return
@@ -39,6 +44,18 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path names no file of its own: a device, a pipe, or a stream that this process has open, which may be redirected into a
+    file with other text in it and more to come."""
+    return _number_of_stream(path) is not None or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path))
+
+
+def _number_of_stream(path: Path) -> int | None:
+    standard = {"/dev/stdout": 1, "/dev/stderr": 2}
+    named = re.fullmatch(r"/(?:dev|proc/self)/fd/(\d+)", str(path))
+    return int(named[1]) if named else standard.get(str(path))
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:

@@ -101,4 +101,6 @@ def build_model(config: ModelConfig, file_size: int) -> LanguageModel:
             raise UserError(f"its model claims {total:,} parameters, which {file_size:,} bytes cannot hold")
         return config.build(orthogonalise=False)
     except (ValueError, RuntimeError, OverflowError, MemoryError) as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # Python wraps one that comes while a class is made
+            raise KeyboardInterrupt from None
         raise UserError(f"its model config does not build ({error})") from None

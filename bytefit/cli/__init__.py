@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -56,9 +57,9 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    options = build_parser(words[0] if words else None).parse_args(words)
     try:
         with asked_to_end_like_ctrl_c():
+            options = build_parser(words[0] if words else None).parse_args(words)  # its imports take seconds, in which Ctrl-C may come
             options.do(options)
     except UserError as error:
         print(f"bytefit: {error}", file=sys.stderr)
@@ -85,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader went away (| head): nothing to report
         return 0
     except OSError as error:
-        print(f"bytefit: {cannot_write(error.filename, error) if error.filename else error}", file=sys.stderr)
+        met = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"bytefit: {cannot_write(error.filename, error) if error.errno == errno.ENOSPC else met}", file=sys.stderr)
         return 2
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from bytefit.cli.options import Verbs, add_verb, check_outputs, show_result
@@ -34,8 +35,8 @@ def do_compare(options: argparse.Namespace) -> None:
     from bytefit.report.compare import Group, as_text, compare, read_groups  # scipy's statistics take seconds, and --help lists all verbs
 
     groups, bytes_a_token = read_groups(options.runs, options.protocol)
-    if options.equivalence is not None and not options.equivalence > 0:
-        raise UserError(f"--equivalence {options.equivalence} must be above 0")
+    if options.equivalence is not None and not 0 < options.equivalence < math.inf:
+        raise UserError(f"--equivalence {options.equivalence} must be above 0, and finite")
     if options.published is not None:
         groups.append(Group("published", published(options.published)))
     comparisons = [compare(groups[0], other, bytes_a_token, options.equivalence) for other in groups[1:]]
@@ -44,7 +45,7 @@ def do_compare(options: argparse.Namespace) -> None:
         rows = {group.label: group.values for group in groups}
         write_bytes(options.plot, strip_chart(rows, x_label="bits per byte (lower is better)").encode())
     record = {"groups": [group.to_json() for group in groups], "comparisons": [found.to_json() for found in comparisons]}
-    show_result(options, record, as_text(groups, comparisons))
+    show_result(options, record, as_text(groups, comparisons), options.plot)
 
 
 def published(text: str) -> tuple[float, ...]:

@@ -70,6 +70,8 @@ def do_build(options: argparse.Namespace) -> None:
         )
     except ValueError as error:
         raise UserError(f"--vocab {options.vocab}: {error}") from None
+    if options.document_bytes < 0:
+        raise UserError(f"--document-bytes {options.document_bytes} must not be negative (0: never cut)")
     val = read_documents(options.val, options.document_bytes) if options.val else None
     split = split_documents(read_documents(options.sources, options.document_bytes), options.val_fraction, val)
     how = {"command": shlex.join(["bytefit", *sys.argv[1:]]), "sources": [source.name for source in options.sources]}

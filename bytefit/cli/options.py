@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from bytefit.artifact.container import MAGIC
 from bytefit.config import apply_settings
 from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
-from bytefit.files import read_bytes
+from bytefit.files import is_stream, read_bytes
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.beside import data_of, dataset_for
@@ -65,6 +66,8 @@ def recipe_of(options: argparse.Namespace) -> Recipe:
             raise UserError(f"--set {assignment}: write PATH=VALUE, for example --set model.dim=96")
         if path in ("name", "size"):
             raise UserError(f"--set {assignment}: {'name the recipe itself' if path == 'name' else f'write --size {text}'}")
+        if path.split(".")[0] == "tokenizer" and getattr(options, "data", None) is not None:
+            raise UserError(f"--set {assignment}: the dataset has its tokenizer; make another dataset with: bytefit data build")
         settings.append((path, text))
     recipe = apply_settings(recipe, settings)
     return with_room_for_code(recipe) if options.count_code else recipe
@@ -92,7 +95,7 @@ def artifact_of(text: str) -> Path:
     """An artifact file; of a run's folder, the artifact in it."""
     path = Path(text)
     packed = RunFolder(path).artifact
-    return packed if packed.is_file() else path
+    return packed if os.path.isfile(packed) else path  # False for a folder that may not be looked into; reading it says so
 
 
 def add_artifact(verb: argparse.ArgumentParser) -> None:
@@ -100,20 +103,26 @@ def add_artifact(verb: argparse.ArgumentParser) -> None:
 
 
 def check_outputs(outs: list[Path], inputs: list[Path], *, option: str = "--out") -> None:
-    """Raises UserError where an output would take the place of a folder, of an input, of a model, or of another output."""
+    """Raises UserError where an output would take the place of a folder, of an input, of a model, or of another output, or where nothing
+    can be written: before minutes of work."""
     read = {path.resolve() for path in inputs}
-    for path in outs:
+    for path in (out for out in outs if not is_stream(out.absolute())):
         if path.is_dir():
             raise UserError(f"{option} {path} is a folder; name a file")
         if path.resolve() in read:
             raise UserError(f"{option} {path} is a file that is read here and would be lost; name another one")
         if path.is_file() and read_bytes(path).startswith(MAGIC):
             raise UserError(f"{option} {path} holds a model, which would be lost; name another file")
+        above = next(parent for parent in path.absolute().parents if os.path.exists(parent))
+        if not above.is_dir():
+            raise UserError(f"{option} {path}: {above} is not a folder")
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise UserError(f"{option} {path}: nothing can be written in {above}; name a file elsewhere")
     if len({path.resolve() for path in outs}) < len(outs):
         raise UserError(f"{option} names a file twice; each document needs one of its own")
 
 
 def show_result(options: argparse.Namespace, value: Any, text: str, out: Path | None = None) -> None:
-    """The JSON document where it was asked for, else the text: on stderr where the output itself went to a pipe (``--out /dev/stdout``)."""
-    piped = out is not None and out.exists() and not out.is_file()
+    """The JSON document where it was asked for, else the text: on stderr where the output went to a stream (``--out /dev/stdout``)."""
+    piped = out is not None and is_stream(out.absolute())
     print(json.dumps(value, indent=2) if options.json else text, file=sys.stderr if piped else sys.stdout, flush=True)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from bytefit.cli.options import Verbs, add_artifact, add_verb, check_outputs, show_result
+from bytefit.files import read_bytes
 from bytefit.page.write import write_page
 
 
@@ -20,6 +21,7 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def do_page(options: argparse.Namespace) -> None:
+    read_bytes(options.artifact)  # a folder's name may have nothing to put .html behind
     out = options.out or options.artifact.with_suffix(".html")
     check_outputs([out], [options.artifact])
     page = write_page(options.artifact, out)

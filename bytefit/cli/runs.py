@@ -18,11 +18,13 @@ from bytefit.cli.options import (
     show_result,
 )
 from bytefit.config import apply_settings, to_json
+from bytefit.data.dataset import Dataset
 from bytefit.errors import CheckFailed, UserError
 from bytefit.files import read_json, write_json
 from bytefit.ledger import Ledger
 from bytefit.progress import say
 from bytefit.ranks import join_ranks
+from bytefit.recipes.recipe import Recipe
 from bytefit.report.files import read_runs
 from bytefit.report.page import write_report
 from bytefit.report.scoreboard import scoreboard
@@ -91,6 +93,11 @@ def do_pack(options: argparse.Namespace) -> None:
     folder, recipe, dataset = open_finished(options.run, None)
     if not folder.training_finished():
         raise UserError(f"the training in {options.run} is not finished; go on with the command that started it, and --resume")
+    with claimed(options.run):
+        _pack(options, folder, recipe, dataset)
+
+
+def _pack(options: argparse.Namespace, folder: RunFolder, recipe: Recipe, dataset: Dataset) -> None:
     settings = [assignment.partition("=")[::2] for assignment in options.set]
     for path, _ in settings:
         if path.split(".")[0] not in ("calibrate", "pack"):
@@ -120,7 +127,7 @@ def do_report(options: argparse.Namespace) -> None:
     out = options.out or folder.report
     check_outputs([out], [])
     write_report(first, out, others)
-    show_result(options, {"report": str(out)}, f"report: {out}")
+    show_result(options, {"report": str(out)}, f"report: {out}", out)
 
 
 def _finish_steps(folder: RunFolder) -> None:
@@ -128,7 +135,8 @@ def _finish_steps(folder: RunFolder) -> None:
     if folder.summary.exists() or not (folder.training_finished() and folder.pack.exists() and folder.score.exists()):
         return
     _, recipe, dataset = open_finished(folder.path, None)
-    after_scoring(folder, recipe, dataset, ledger_of(folder), join_ranks())
+    with claimed(folder.path):
+        after_scoring(folder, recipe, dataset, ledger_of(folder), join_ranks())
 
 
 def _look_closely(folder: RunFolder) -> None:

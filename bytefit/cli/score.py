@@ -21,7 +21,7 @@ from bytefit.ledger import Ledger
 from bytefit.ranks import join_ranks
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.beside import prove_step
-from bytefit.run.folder import RunFolder
+from bytefit.run.folder import RunFolder, claimed
 from bytefit.run.pipeline import SCORING, counted, finish, ledger_of
 from bytefit.run.steps import agreed_dtype, check_fits, forget_progress, journal_of, score_step, val_tokens
 from bytefit.score.adapt import CodedProtocol
@@ -121,14 +121,15 @@ def _score_run(options: argparse.Namespace) -> None:
         recipe = apply_settings(recipe, [("score.max_bytes", str(options.bytes))])
     own, ledger = options.bytes is None and options.data is None, ledger_of(folder)
     stem = "score" if own else "aside"  # a score of other text leaves the progress of the run's own alone
-    with counted(folder, ledger, *SCORING, write=own and ranks.is_first):
-        record = score_step(folder, recipe, dataset, ledger, ranks, _streaming(options) if ranks.is_first else None, stem=stem)
-        if own and ranks.is_first:
-            write_json(folder.score, record)
-    if not ranks.is_first:
-        return
-    forget_progress(folder, stem)
-    _bring_up_to_date(folder, recipe, dataset, ledger, changed=own)
+    with claimed(folder.path) if ranks.is_first else contextlib.nullcontext():
+        with counted(folder, ledger, *SCORING, write=own and ranks.is_first):
+            record = score_step(folder, recipe, dataset, ledger, ranks, _streaming(options) if ranks.is_first else None, stem=stem)
+            if own and ranks.is_first:
+                write_json(folder.score, record)
+        if not ranks.is_first:
+            return
+        forget_progress(folder, stem)
+        _bring_up_to_date(folder, recipe, dataset, ledger, changed=own)
     lines = [f"{name}: {part['bits_per_byte']:.5f} bits per byte" for name, part in record.items() if isinstance(part, dict)]
     _show(options, record, "\n".join(lines))
 
@@ -147,10 +148,11 @@ def do_prove(options: argparse.Namespace) -> None:
         folder, recipe, dataset = open_finished(options.target, options.data)
         if options.bytes is None and options.data is None and recipe.score.proof_bytes:
             ledger = ledger_of(folder)
-            with counted(folder, ledger, "prove"):
-                proof = prove_step(folder, recipe, dataset, ledger)
-                write_json(folder.proof, proof.to_json())
-            _bring_up_to_date(folder, recipe, dataset, ledger, changed=True)
+            with claimed(folder.path):
+                with counted(folder, ledger, "prove"):
+                    proof = prove_step(folder, recipe, dataset, ledger)
+                    write_json(folder.proof, proof.to_json())
+                _bring_up_to_date(folder, recipe, dataset, ledger, changed=True)
         else:  # not the run's own proof: leave that alone
             proof = _prove_aside(folder.artifact, dataset, options.bytes, None)
     else:

@@ -8,8 +8,11 @@ from pathlib import Path
 from bytefit.artifact.load import load_artifact
 from bytefit.artifact.unpack import UNPACKED, unpack_artifact
 from bytefit.cli.options import Verbs, add_artifact, add_verb, show_result
+from bytefit.errors import UserError
 from bytefit.run.folder import RunFolder
 from bytefit.tools.dashboards import export_metrics
+
+PROJECT = "bytefit"  # Trackio's, where none is named
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -30,7 +33,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("run", type=Path, help="run folder")
     verb.add_argument("--to", choices=("tensorboard", "trackio"), required=True)
     verb.add_argument("--out", type=Path, metavar="DIR", help="TensorBoard's log folder (default: RUN/tensorboard)")
-    verb.add_argument("--project", default="bytefit", metavar="NAME", help="Trackio's project (default: bytefit)")
+    verb.add_argument("--project", metavar="NAME", help=f"Trackio's project (default: {PROJECT})")
     verb.add_argument("--follow", action="store_true", help="go on until the training is finished (Ctrl-C stops)")
     verb.set_defaults(do=do_metrics)
 
@@ -43,6 +46,11 @@ def do_unpack(options: argparse.Namespace) -> None:
 
 
 def do_metrics(options: argparse.Namespace) -> None:
-    steps = export_metrics(RunFolder(options.run), options.to, place=options.out, project=options.project, follow=options.follow)
+    if options.out is not None and options.to == "trackio":
+        raise UserError("--out is TensorBoard's; Trackio has a --project")
+    if options.project is not None and options.to == "tensorboard":
+        raise UserError("--project is Trackio's; TensorBoard has a folder: --out")
+    project = options.project or PROJECT
+    steps = export_metrics(RunFolder(options.run), options.to, place=options.out, project=project, follow=options.follow)
     record = {"run": str(options.run), "to": options.to, "steps": steps}
     show_result(options, record, f"{options.run}: {steps:,} steps sent to {options.to}")

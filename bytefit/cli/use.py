@@ -13,7 +13,7 @@ from bytefit.artifact.load import Artifact, load_artifact
 from bytefit.cli.options import Verbs, add_artifact, add_verb, check_outputs, show_result
 from bytefit.cli.protocols import CODED, protocol_of
 from bytefit.errors import UserError
-from bytefit.files import read_bytes, write_bytes
+from bytefit.files import is_stream, read_bytes, write_bytes
 from bytefit.progress import say
 from bytefit.score.compressed import compress, count_documents, decompress
 from bytefit.score.generate import generate
@@ -61,10 +61,12 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def do_generate(options: argparse.Namespace) -> None:
+    if options.repl and options.json:
+        raise UserError("--json prints one document; leave out --repl")
+    if options.repl and (options.prompt or options.prompt_file):
+        raise UserError(f"--repl asks for texts; leave out --prompt{'-file' if options.prompt_file else ''}")
     artifact = load_artifact(options.artifact)
     if options.repl:
-        if options.json:
-            raise UserError("--json prints one document; leave out --repl")
         repl(artifact, options)
         return
     if options.prompt and options.prompt_file:
@@ -110,8 +112,10 @@ def repl(artifact: Artifact, options: argparse.Namespace) -> None:
 
 def do_compress(options: argparse.Namespace) -> None:
     artifact = load_artifact(options.artifact)
-    documents = [read_bytes(file) for file in options.files]
+    if options.out is None and is_stream(options.files[0].absolute()):
+        raise UserError(f"{options.files[0]} is no file to write beside; say where the compressed text goes: --out FILE")
     out = options.out or options.files[0].with_name(options.files[0].name + ".bytefitz")
+    documents = [read_bytes(file) for file in options.files]
     check_outputs([out], [options.artifact, *options.files])
     protocol = protocol_of(artifact, options.protocol) if options.protocol else None
     assert not isinstance(protocol, Full)

@@ -163,6 +163,8 @@ class SentencePieceTokenizer(Tokenizer):
         return int(self.is_byte.sum()) == 256 and self.decode(self.encode([probe])[0]) == probe.encode()
 
     def encode(self, texts: list[str]) -> list[list[int]]:
+        if len(texts) == 1:  # threads take longer to start than a short text to encode
+            return [self._processor.encode(texts[0])]
         return self._processor.encode(texts, num_threads=os.cpu_count() or 1)
 
     def to_bytes(self) -> bytes:

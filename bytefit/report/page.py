@@ -62,7 +62,7 @@ def write_report(run: Path, out: Path, others: Sequence[Path] = ()) -> None:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )  # fmt: skip
-    write_bytes(out, page.encode())
+    write_bytes(out, page.encode(errors="backslashreplace"))  # names of folders need not be UTF-8
 
 
 def _source(name: str) -> str:

@@ -109,8 +109,8 @@ class RunFolder:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Nobody else trains in the folder meanwhile: two runs would delete each other's checkpoints. It is made where it is missing, and goes
-    again if nothing comes to lie in it.
+    """Nobody else trains, packs, scores or proves in the folder meanwhile: two runs would delete each other's checkpoints, and what is
+    scored must stay what was packed. It is made where it is missing, and goes again if nothing comes to lie in it.
 
     Raises:
         UserError: another process has it, or it cannot be made.
@@ -127,7 +127,7 @@ def claimed(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"another process is training in {path}; wait for it, or choose another --out") from None
+            raise UserError(f"another process is at work in {path}; wait for it (or, to train, choose another --out)") from None
         except OSError:
             pass  # a file system without locks
         yield

@@ -32,6 +32,7 @@ from bytefit.score.tape import CodedTape, chunk_piece
 from bytefit.score.temperature import tempered
 from bytefit.score.windows import Sliding
 
+MOST_STREAMS = 32
 CODER_DTYPE = torch.float32  # one token a row is bound by reading the weights; fp32 is as fast as bf16 there
 
 
@@ -244,5 +245,5 @@ def cut_into_streams(tokens: np.ndarray, num_streams: int) -> list[np.ndarray]:
 
 
 def good_stream_count(num_tokens: int, window: int) -> int:
-    """More streams are faster, but each starts without context: at least two windows a stream, at most 32 streams."""
-    return max(1, min(32, num_tokens // (2 * window)))
+    """More streams are faster, but each starts without context: at least two windows a stream, at most ``MOST_STREAMS``."""
+    return max(1, min(MOST_STREAMS, num_tokens // (2 * window)))

@@ -23,6 +23,7 @@ from bytefit.data.tokenizer import BOS_ID, Tokenizer
 from bytefit.errors import UserError
 from bytefit.score.adapt import CodedProtocol, DocumentLora
 from bytefit.score.coder import (
+    MOST_STREAMS,
     cut_into_streams,
     decode_streams,
     encode_streams,
@@ -38,6 +39,7 @@ VERSION = 3  # of the layout, and of arithmetic that a decoder repeats: 3 learns
 # magic, version, artifact hash (8 bytes), CRC-32 of the content, threads, streams, tokens, documents, how many streams state their length
 # (all or none), and the lengths of the machine's description and of the protocol's (as JSON; none where it is the artifact's own)
 _HEAD = struct.Struct("<8sB8sIHIQIIBH")
+MOST_THREADS = 1024  # more are no machine's
 DAMAGED_HEADER = "the compressed file's header is damaged"
 _CHECKSUM = struct.Struct("<I")  # CRC-32 of everything before it
 
@@ -230,7 +232,7 @@ def _open(artifact: Artifact, data: bytes) -> _Opened:
     if machine != machine_class():
         raise UserError(f"the file was compressed on another class of machine ({machine}; this is {machine_class()}); restore it there")
     protocol = _read_protocol(artifact, data[protocol_start:lengths_start])
-    if (len(body) - words_start) % 4 or len(body) < words_start or not threads or bool(num_tokens) > bool(num_streams):
+    if (len(body) - words_start) % 4 or len(body) < words_start or not 1 <= threads <= MOST_THREADS or bool(num_tokens) > bool(num_streams):
         raise UserError(DAMAGED_HEADER)
     if num_tokens > most_tokens(len(body) - words_start, artifact.tokenizer.vocab_size):
         raise UserError(f"the compressed file claims {num_tokens:,} tokens, which its bytes cannot hold")
@@ -240,7 +242,7 @@ def _open(artifact: Artifact, data: bytes) -> _Opened:
         lengths = [piece for length in of_documents for piece in piece_lengths(length, protocol.piece_tokens)] if known else []
         consistent = known and len(lengths) == num_streams
     else:
-        consistent = not of_documents and num_streams <= num_tokens
+        consistent = not of_documents and num_streams <= min(num_tokens, MOST_STREAMS)
         lengths = stream_lengths(num_tokens, num_streams) if consistent else []
     if not consistent:
         raise UserError(DAMAGED_HEADER)

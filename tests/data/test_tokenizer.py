@@ -90,6 +90,11 @@ def test_long_runs_of_what_no_piece_can_say(lossless, contest, which, data) -> N
     assert tokenizer.decode(tokenizer.encode_exact(data)) == data
 
 
+def test_texts_alone_and_together_have_the_same_ids(lossless) -> None:
+    texts = ["The quiet river", "", "runs by\n the mill", "é▁"]
+    assert lossless.encode(texts) == [lossless.encode([text])[0] for text in texts]
+
+
 def test_contest_table_covers_every_kind_of_piece(contest) -> None:
     """Each kind against the rule written out by hand (Parameter Golf baseline)."""
     table = contest_table(contest)

@@ -120,7 +120,7 @@ def test_a_folder_has_one_run_at_a_time(tiny_run, dataset, tmp_path, capsys) -> 
     with claimed(out):
         for verb in ("run", "train"):
             assert main([verb, *words]) == 2
-            assert f"another process is training in {out}" in capsys.readouterr().err
+            assert f"another process is at work in {out}" in capsys.readouterr().err
     assert main(["train", *words]) == 0
 
 

@@ -200,6 +200,8 @@ def resealed(data: bytes) -> bytes:
         (lambda d: d[:60] + bytes([d[60] ^ 4]) + d[61:], "checksum"),
         (lambda d: resealed(d[:-12] + bytes(12)), "damaged|does not decode"),
         (lambda d: resealed(d[:33] + b"\xff" * 6 + d[39:]), "its bytes cannot hold"),
+        (lambda d: resealed(d[:21] + struct.pack("<H", 60_000) + d[23:]), "header is damaged"),  # threads
+        (lambda d: resealed(d[:23] + struct.pack("<IQ", 33, 33) + d[35:]), "header is damaged"),  # streams of a token each
     ],
 )
 def test_bad_compressed_files(tiny_run, change, message) -> None:
