@@ -37,11 +37,14 @@ class Block:
 def blocks_again(run: Evidence) -> Iterator[Block]:
     """Of every score the first block, and another one that is drawn anew each time.
 
-    Under ``Adapt`` the first one alone, which is scored before anything is learned: all others follow from everything before them.
+    Under ``Adapt`` the first one alone, which is scored before anything is learned: all others follow from everything before them. The
+    float weights' score is left out where the weights are gone.
     """
-    for name in ("float_full", *run.scored):
+    models = dict.fromkeys(run.scored, run.artifact.model)
+    if (run.folder.checkpoint / "state.json").exists() and any(run.folder.checkpoint.glob("*.safetensors")):
+        models["float_full"] = trained_model(run.folder, run.recipe)
+    for name, model in models.items():
         blocks, protocol = run.scores[name]["blocks"], run.protocol(name)
-        model = trained_model(run.folder, run.recipe) if name == "float_full" else run.artifact.model
         numbers = [0]
         if len(blocks) > 1 and not isinstance(protocol, Adapt):
             numbers.append(random.randrange(1, len(blocks)))

@@ -7,18 +7,16 @@ from collections.abc import Iterator
 
 from bytefit.audit.evidence import Evidence
 from bytefit.audit.findings import Finding, judged, skipped
-from bytefit.config import to_json
 from bytefit.files import read_bytes
 from bytefit.run.pipeline import ledger_of, summarise
+from bytefit.score.compressed import default_protocol
 
 ROUNDING = 0.01  # seconds: what sums of rounded entries may be apart
 FILES = ("recipe", "env", "metrics", "artifact", "pack", "score", "compressors", "details", "summary", "report")
 
 
 def check_provenance(run: Evidence) -> list[Finding]:
-    missing = [getattr(run.folder, name).name for name in FILES if not getattr(run.folder, name).exists()]
-    if run.recipe.score.proof_bytes and not run.folder.proof.exists():
-        missing.append(run.folder.proof.name)
+    missing = _missing(run)
     several = "one run says nothing of other seeds"
     stated = activity(run)
     wrong = [f"{title} is stated and was not active" for title, active in stated.items() if not active] + disagreements(run)
@@ -33,6 +31,14 @@ def check_provenance(run: Evidence) -> list[Finding]:
         judged(39, not wrong, "; ".join(wrong) or evidence),
         judged(40, not missing, f"missing: {', '.join(missing)}" if missing else "every file of a run is there"),
     ]
+
+
+def _missing(run: Evidence) -> list[str]:
+    """Names of the files that a run leaves and that are not there."""
+    wanted = [getattr(run.folder, name) for name in FILES] + [run.folder.checkpoint / "state.json"]
+    if run.recipe.score.proof_bytes:
+        wanted.append(run.folder.proof)
+    return [path.relative_to(run.folder.path).as_posix() for path in wanted if not path.exists()]
 
 
 def disagreements(run: Evidence) -> list[str]:
@@ -50,15 +56,15 @@ def _in_scores(run: Evidence) -> Iterator[str]:
         if not math.isclose(score["bits_per_byte"], score["nats"] / math.log(2) / score["bytes"], rel_tol=1e-9):
             yield f"bits_per_byte of the score {name} is not its nats over its bytes"
     for name, protocol in run.recipe.score.protocols.items():
-        if to_json(protocol) != run.scores[name]["protocol"]:
+        if run.protocol(name) != protocol:
             yield f"the score {name} is by another protocol than the recipe's"
-    if run.artifact.notes.get("protocol") != to_json(run.recipe.score.coded):
+    if default_protocol(run.artifact) != run.recipe.score.coded:
         yield "the artifact names another protocol than the recipe"
 
 
 def _in_summary(run: Evidence) -> Iterator[str]:
-    if not (run.folder.compressors.exists() and run.folder.details.exists()):
-        return  # the missing file is class 40's
+    if _missing(run):
+        return
     said, ledger = run.summary, ledger_of(run.folder)
     wanted = summarise(run.folder, run.recipe, run.dataset, ledger)
     wanted |= {"artifact_bytes": len(read_bytes(run.folder.artifact)), "budget_bytes": run.recipe.pack.budget_bytes}
@@ -69,10 +75,10 @@ def _in_summary(run: Evidence) -> Iterator[str]:
     for entry, (stated, summed) in seconds.items():
         if abs(stated - summed) > ROUNDING:
             yield f"summary.json says {entry} {stated} s, its sources {summed}"
-    del wanted["versions"]  # this machine's
+    del wanted["versions"], wanted["sample"]  # this machine's, and nobody's figure
     for key, value in wanted.items():
-        if said.get(key) != value:
-            yield f"summary.json says {key} {said.get(key)}, its sources {value}"
+        if key in said and said[key] != value:  # summaries of older versions lack some
+            yield f"summary.json says {key} {said[key]}, its sources {value}"
 
 
 def activity(run: Evidence) -> dict[str, bool]:

@@ -6,10 +6,13 @@ import argparse
 from pathlib import Path
 
 from bytefit.audit.checklist import as_text, audit
-from bytefit.cli.options import Verbs, add_verb, open_finished, show_result
+from bytefit.cli.options import Verbs, add_verb, show_result
 from bytefit.errors import CheckFailed
 from bytefit.files import write_json
 from bytefit.report.page import write_report
+from bytefit.run.beside import data_of, dataset_for
+from bytefit.run.folder import RunFolder
+from bytefit.train.machine import keep_freed_memory
 
 
 def add_verbs(verbs: Verbs) -> None:
@@ -24,7 +27,10 @@ def add_verbs(verbs: Verbs) -> None:
 
 
 def do_audit(options: argparse.Namespace) -> None:
-    folder, _, dataset = open_finished(options.run, options.data)
+    keep_freed_memory()
+    folder = RunFolder(options.run)
+    # Whatever lies there: class 20 says whether it is what the run was trained on.
+    dataset = dataset_for(folder.read_recipe(), options.data or data_of(folder))
     findings = audit(folder, dataset)
     record = [finding.to_json() for finding in findings]
     if options.data is None:

@@ -13,7 +13,7 @@ from bytefit.artifact.container import MAGIC
 from bytefit.config import apply_settings
 from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
-from bytefit.files import is_stream, read_bytes
+from bytefit.files import is_stream, read_bytes, read_json
 from bytefit.recipes import AS_SUBMITTED, SYSTEMS, find_recipe
 from bytefit.recipes.recipe import Recipe
 from bytefit.run.beside import data_of, dataset_for
@@ -80,11 +80,22 @@ def add_run_options(verb: argparse.ArgumentParser) -> None:
 
 
 def open_finished(run_path: Path, data: Path | None) -> tuple[RunFolder, Recipe, Dataset]:
-    """A run folder, its recipe, and its dataset (or another one)."""
+    """A run folder, its recipe, and its dataset (or the one that is named).
+
+    Raises:
+        UserError: no dataset is named, and where the run's own was lies another.
+    """
     keep_freed_memory()
     folder = RunFolder(run_path)
     recipe = folder.read_recipe()
-    return folder, recipe, dataset_for(recipe, data or data_of(folder))
+    dataset = dataset_for(recipe, data or data_of(folder))
+    trained_on = read_json(folder.env).get("dataset_sha256") if folder.env.exists() else None
+    if data is None and trained_on not in (None, dataset.sha256):
+        raise UserError(
+            f"{dataset.folder} is not what {run_path} was trained on: the dataset was built anew, or the embedded corpus from other "
+            "libraries; say where the run's own lies with --data (bytefit run … --resume --data DIR writes it down for every verb)"
+        )
+    return folder, recipe, dataset
 
 
 def out_of(options: argparse.Namespace, recipe: Recipe) -> Path:

@@ -213,9 +213,18 @@ def begins_as(artifact: Artifact, data: bytes, documents: list[bytes], most: int
 
 
 def made_here(data: bytes) -> bool:
-    """Whether a compressed file was written on this class of machine, so that it can be restored here."""
-    *_, machine_size, _ = _fields(data)
-    return data[_HEAD.size : _HEAD.size + machine_size] == machine_class().encode()
+    """Whether a whole compressed file was written by this version and on this class of machine, so that it can be restored here."""
+    _, version, *_, machine_size, _ = _HEAD.unpack_from(data)
+    return bool(version == VERSION and data[_HEAD.size : _HEAD.size + machine_size] == machine_class().encode())
+
+
+def coded_bytes(data: bytes) -> int | None:
+    """Bytes of the coded text; None where this is no compressed file of this version."""
+    try:
+        _fields(data)
+    except UserError:
+        return None
+    return len(data) - overhead_bytes(data)
 
 
 def _open(artifact: Artifact, data: bytes) -> _Opened:

@@ -13,11 +13,12 @@ import torch
 
 from bytefit.artifact.load import load_artifact
 from bytefit.audit.blocks import part_nats
+from bytefit.audit.checklist import audit
 from bytefit.audit.counting import check_counting
 from bytefit.audit.evidence import Evidence
 from bytefit.audit.limits import check_limits
 from bytefit.audit.proof import EXCERPT_BYTES, check_proof
-from bytefit.audit.provenance import activity, check_provenance
+from bytefit.audit.provenance import activity, check_provenance, disagreements
 from bytefit.errors import UserError
 from bytefit.quant.calibrate import CalibrationConfig, OwnText, RandomIds, TrainingText
 from bytefit.quant.crown import CrownQConfig
@@ -287,6 +288,27 @@ def test_a_part_costs_what_it_costs_in_the_whole(finished, dataset, protocol) ->
             continue
         part = part_nats(run.artifact.model, tokens, protocol, torch.float32, first, count)
         assert part == pytest.approx(whole[first : first + count], rel=1e-4), first
+
+
+def test_the_artifact_names_the_protocol_of_the_recipe(finished, dataset) -> None:
+    """By it the proof is made; the scores' own protocols are the same here."""
+    run = Evidence(finished, finished.read_recipe(), dataset)
+    other = with_recipe(score=dataclasses.replace(run.recipe.score, headline="sliding"))(run)
+    assert "the artifact names another protocol than the recipe" in disagreements(other)
+    assert not disagreements(run)
+
+
+def test_without_its_weights_a_run_is_judged_by_the_rest(finished, dataset, tmp_path) -> None:
+    folder = RunFolder(shutil.copytree(finished.path, tmp_path / "run"))
+    for weights in folder.checkpoint.glob("*.safetensors"):
+        weights.unlink()
+    findings = {finding.number: finding for finding in audit(folder, dataset)}
+    assert not [number for number, finding in findings.items() if finding.verdict == "fail"]
+    assert "float_full" not in findings[30].evidence
+    assert "float_full" in check_limits(Evidence(finished, folder.read_recipe(), dataset))[4].evidence
+    shutil.rmtree(folder.checkpoint)
+    gone = {finding.number: finding for finding in audit(folder, dataset)}
+    assert gone[40].evidence == "missing: checkpoint/state.json"
 
 
 def test_a_score_without_blocks_is_one_line(finished, dataset, tmp_path) -> None:

@@ -15,7 +15,7 @@ from bytefit.audit.proof import check_proof
 from bytefit.run.folder import RunFolder
 from bytefit.score import compressed
 from bytefit.score.prove import Proof
-from tests.audit.planting import verdicts
+from tests.audit.planting import edit, verdicts
 
 
 def test_a_proof_of_a_few_bytes_says_nothing(finished, dataset, tmp_path) -> None:
@@ -67,6 +67,36 @@ def test_a_beginning_is_restored_once_more(finished, dataset, monkeypatch) -> No
     found = check_proof(run)[1]
     assert found.verdict == "not applicable"
     assert "cannot be restored again" in found.evidence
+
+
+def test_another_processor_of_the_same_class_is_no_fault(finished, dataset, tmp_path) -> None:
+    """What does not decode is a fault only where the run's own processor says so."""
+    folder = RunFolder(shutil.copytree(finished.path, tmp_path / "run"))
+    with_words(folder, lambda words: words[::-1])
+    edit(folder.env, lambda env: env.update(cpu="another"))
+    found = check_proof(Evidence(folder, folder.read_recipe(), dataset))[1]
+    assert (found.number, found.verdict) == (12, "not applicable")
+
+
+def test_a_proof_of_an_earlier_version(finished, dataset, tmp_path) -> None:
+    folder = RunFolder(shutil.copytree(finished.path, tmp_path / "run"))
+    data = folder.proof_text.read_bytes()
+    body = data[:8] + b"\x02" + data[9:-4]
+    folder.proof_text.write_bytes(body + zlib.crc32(body).to_bytes(4, "little"))
+    run = Evidence(folder, folder.read_recipe(), dataset)
+    assert verdicts(check_proof(run))[12] == "not applicable"
+    assert verdicts(check_proof(run))[13] == "pass"
+    edit(folder.proof, lambda proof: proof.pop("expected_bits"))
+    found = check_proof(Evidence(folder, folder.read_recipe(), dataset))[2]
+    assert found.verdict == "not applicable"
+    assert "without expected_bits; prove it again" in found.evidence
+
+
+@pytest.mark.parametrize("size", [0, 5, 20, 60])
+def test_a_proof_that_was_cut_short(finished, dataset, tmp_path, size) -> None:
+    folder = RunFolder(shutil.copytree(finished.path, tmp_path / "run"))
+    folder.proof_text.write_bytes(folder.proof_text.read_bytes()[:size])
+    assert verdicts(check_proof(Evidence(folder, folder.read_recipe(), dataset)))[12] == "fail"
 
 
 @pytest.mark.parametrize("figure", ["coded_bits", "bytes_in", "expected_bits", "agreement", "bits_per_byte"])

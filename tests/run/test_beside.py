@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import platformdirs
@@ -31,6 +32,22 @@ def test_a_dataset_that_moved_is_asked_for(tiny_run, dataset, tmp_path, capsys) 
     err = capsys.readouterr().err
     assert f"bytefit: {gone}, the dataset of the run" in err
     assert len(err.splitlines()) == 1
+
+
+def test_a_dataset_that_became_another_changes_no_run(tiny_run, tmp_path, capsys) -> None:
+    """Built anew where it was, or the embedded corpus from other libraries: scores of it are not the run's."""
+    folder = RunFolder(shutil.copytree(tiny_run.path, tmp_path / "run"))
+    env = json.loads(folder.env.read_text())
+    folder.env.write_text(json.dumps(env | {"dataset_sha256": "0" * 64}))
+    before = {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()}
+    for verb in ("pack", "score", "prove"):
+        assert main([verb, str(folder.path)]) == 2
+        assert f"is not what {folder.path} was trained on" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()} == before
+    assert main(["score", str(folder.path), "--data", env["data"]]) == 0  # named, it is a score of another text, and beside the run's own
+    assert folder.score.read_bytes() == before["score.json"]
+    assert main(["audit", str(folder.path)]) == 1
+    assert "FAIL  a validation split that is short, damaged or another one" in capsys.readouterr().out
 
 
 def test_the_embedded_corpus_is_made_again_where_its_cache_was_cleared(tmp_path) -> None:
