@@ -75,8 +75,8 @@ def load_unpacked(folder: Path) -> Artifact:
         model_config = from_json(ModelConfig, config["model"], "model")
         notes, packed = config["notes"], config["artifact"]
         known = packed["bytes"], packed["sha256"], packed["bytes_by_part"], notes, packed["codec"]
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / CONFIG} lacks {error}; unpack the artifact again") from None
+    except TypeError as error:
+        raise UserError(f"{folder / CONFIG} is damaged ({error}); unpack the artifact again") from None
     tokenizer = read_tokenizer(folder / TOKENIZER)
     if tokenizer.vocab_size != model_config.vocab_size:
         raise UserError(f"{folder}: its tokenizer has {tokenizer.vocab_size} ids, its model {model_config.vocab_size}")

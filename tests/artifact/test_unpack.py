@@ -65,7 +65,7 @@ def test_weights_of_another_model_are_refused(copied) -> None:
     ("change", "message"),
     [
         (lambda config: config | {"model_type": "gpt2"}, "unpack it again"),
-        (lambda config: {key: value for key, value in config.items() if key != "artifact"}, "lacks 'artifact'"),
+        (lambda config: {key: value for key, value in config.items() if key != "artifact"}, "lacks artifact"),
         (lambda config: config | {"model": config["model"] | {"dim": "wide"}}, "model.dim"),
         (lambda config: config | {"model": config["model"] | {"vocab_size": 77}}, "its tokenizer has"),
     ],

@@ -76,5 +76,5 @@ def test_mistakes_take_one_line(tiny_run, tmp_path, capsys, monkeypatch) -> None
     for package in ("tensorboard", "trackio"):
         monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
         monkeypatch.setitem(sys.modules, package, None)
-        assert main(["metrics", str(tiny_run.path), "--to", package, "--out", str(tmp_path / "logs")]) == 2
+        assert main(["metrics", str(tiny_run.path), "--to", package]) == 2
         assert f"pip install 'bytefit[{package}]'" in capsys.readouterr().err

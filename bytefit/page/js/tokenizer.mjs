@@ -41,7 +41,8 @@ class Tokenizer {
     }
     if (bytes.length <= 4) return Array.from(bytes, (byte) => this.byteIds[byte]);
     let middle = bytes.length >> 1;
-    while (middle < bytes.length - 1 && (bytes[middle] & 0xc0) === 0x80) middle++; // keep a character in one half
+    for (let i = 0; i < 3; i++) // keep a character in one half; more such bytes in a row are not text
+      if (middle < bytes.length - 1 && (bytes[middle] & 0xc0) === 0x80) middle++;
     return [...this.encode(bytes.subarray(0, middle)), ...this.encode(bytes.subarray(middle))];
   }
 }
