@@ -85,7 +85,7 @@ def _open_built(folder: Path) -> Dataset:
         expected, sha256 = record["tokenizer"]["sha256"], record["sha256"]
         if sha256 != dataset_hash(expected, record["splits"]):
             raise UserError(f"{folder}/dataset.json was changed by hand (its hash does not fit); build the dataset again")
-    except (KeyError, TypeError) as error:
+    except TypeError as error:
         raise UserError(f"{folder}/dataset.json lacks {error}; build the dataset again") from None
     tokenizer = read_tokenizer(folder / "tokenizer.model")
     if tokenizer.sha256 != expected:
