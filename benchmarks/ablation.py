@@ -1,16 +1,14 @@
 """What each technique of the systems is worth: left out of its system, and put into the baseline.
 
     python benchmarks/ablation.py train --data web --seeds 1 2 3
-    python benchmarks/ablation.py train --data web --seeds 1 2 3 --match time
+    python benchmarks/ablation.py lengths --data web --seeds 1
     python benchmarks/ablation.py pack --data web --seeds 1 2 3
 
-A run and its base share the seed, so that differences are paired. ``--match steps`` gives both the same steps; what a recipe counts in
-steps (momentum warm-up, averages, annealing, replay) is shortened with them. ``--match time`` gives a variant as many steps as fit the time
-of its base, by what a step of each takes when nothing disturbs it (in the quickest of the step-matched runs of the same seeds that one
-kind of machine made); where they are within three percent the step-matched row serves for both. The step-matched runs must have had the
-machine to themselves: beside other work, steps that compute the same were found 12 % apart. ``pack`` repeats what comes after training
-on the weights of the systems' table (``systems.py``), as often as there are seeds. A machine computes in what it is faster in
-(``record.dtype``); one kind of processor makes both runs of a pair (``record.computed_by``).
+A run and its base share the seed, so that differences are paired, and have the same steps; what a recipe counts in steps (momentum warm-up,
+averages, annealing, replay) is shortened with them. For differences at equal time ``lengths`` trains every system half and twice as long,
+which says what the time that a technique takes would have been worth; ``step_times.py`` measures how much that is. ``pack`` repeats what
+comes after training on the weights of the systems' table (``systems.py``), as often as there are seeds. A machine computes in what it is
+faster in (``record.dtype``); one kind of processor makes both runs of a pair (``record.computed_by``).
 
 One line of JSON a run is appended to ``--out``; runs that are there already, with the same settings, are left out, so it may be stopped and
 started at any time.
@@ -21,14 +19,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import itertools
 import json
 import shlex
 import shutil
-import statistics
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -53,7 +48,7 @@ from bytefit.score.scorer import score
 from bytefit.score.windows import Full
 from bytefit.train.machine import describe_machine
 
-SAME_TIME = 0.03  # a step's time may differ by so much and count as the same
+LENGTHS = {"half": 0.5, "double": 2.0}  # of the steps that everything else has
 
 
 @dataclass(frozen=True)
@@ -67,7 +62,7 @@ class Job:
     packed: bool
     seed: int
     steps: int
-    match: str
+    match: str  # steps; weights, for what is packed anew; or one of LENGTHS
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -119,37 +114,9 @@ class Lines:
             with open(self.path, "a") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def slower(self, base: Job, own: Job) -> float:
-        """How many times as long a step takes. Raises SystemExit where it is not known."""
-        ratio = step_time_ratio(self.rows, own.recipe, (base.technique, base.way), (own.technique, own.way))
-        if ratio is None:
-            sys.exit(f"{own.technique} ({own.recipe}): no step-matched pair of one kind of machine yet; run --match steps first")
-        return ratio
-
 
 def digest_of(job: Job, lengths: list[str]) -> str:
     return digest(to_json(apply_settings(find_recipe(job.recipe), pairs_of((*job.settings, *lengths)))))
-
-
-def step_time_ratio(rows: list[dict[str, Any]], recipe: str, base: tuple[str | None, str], own: tuple[str | None, str]) -> float | None:
-    """How many times as long a step of ``own`` (technique and way) takes as one of ``base``: the quickest step-matched runs that the same
-    kind of machine made of each, since other work beside a run only adds to its time; of the seeds that both have, since the quickest of
-    more runs is quicker. None where there are none."""
-
-    def of(technique: str | None, way: str) -> dict[tuple[Any, ...], dict[int, float]]:
-        found: dict[tuple[Any, ...], dict[int, float]] = defaultdict(dict)
-        for row in rows:
-            if (row["recipe"], row["technique"], row["way"], row["match"]) == (recipe, technique, way, "steps"):
-                kind = (*computed_by(row), row["machine"].get("threads"))
-                found[kind][row["seed"]] = row["milliseconds_a_step"]
-        return found
-
-    without, having = of(*base), of(*own)
-    for kind in without:
-        seeds = without[kind].keys() & having[kind].keys()
-        if seeds:
-            return min(having[kind][seed] for seed in seeds) / min(without[kind][seed] for seed in seeds)
-    return None
 
 
 def with_base(technique: Technique, recipe: str, way: str, settings: tuple[str, ...], seed: int, steps: int) -> tuple[Job, Job]:
@@ -176,11 +143,11 @@ def chosen(options: argparse.Namespace, seed: int) -> list[tuple[Job, Job]]:
     return [pair for pair in found if (not recipes or pair[1].recipe in recipes) and (not names or pair[1].technique in names)]
 
 
-def time_matched(options: argparse.Namespace, seed: int, lines: Lines) -> Iterator[tuple[Job, Job]]:
-    for base, own in chosen(options, seed):
-        ratio = lines.slower(base, own)
-        if abs(ratio - 1) > SAME_TIME:
-            yield base, replace(own, steps=round(options.steps / ratio), match="time")
+def of_other_lengths(options: argparse.Namespace, seed: int) -> Iterator[tuple[Job, Job]]:
+    """Every system as it is, and in fewer and in more steps."""
+    for recipe in dict.fromkeys(own.recipe for _, own in chosen(options, seed)):
+        base = Job(recipe, None, "base", (), True, seed, options.steps, "steps")
+        yield from ((base, replace(base, steps=round(options.steps * factor), match=match)) for match, factor in LENGTHS.items())
 
 
 def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, lines: Lines, made_by: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +163,6 @@ def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, lin
     recipe = folder.read_recipe()
     row: dict[str, Any] = {"recipe": job.recipe, "technique": job.technique, "way": job.way, "match": job.match, "seed": job.seed}
     row |= {"steps": job.steps, "settings": list(job.settings), "lengths": lengths, "digest": digest_of(job, lengths)}
-    row["milliseconds_a_step"] = step_milliseconds(folder)
     row["float"] = bits_per_byte(folder, dataset, options.max_bytes, recipe.score.window, packed=False)
     if job.packed:
         packed = pack_step(folder, recipe, dataset, Ledger())
@@ -208,16 +174,6 @@ def train_and_score(job: Job, options: argparse.Namespace, dataset: Dataset, lin
 
 def pairs_of(settings: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(path, value) for path, _, value in (item.partition("=") for item in settings)]
-
-
-def step_milliseconds(folder: RunFolder) -> float:
-    """What a step takes when nothing disturbs it: of the times between steps the one that nine in ten are above, in each eighth of the run
-    by itself, since late in a run steps may cost more."""
-    seconds = [json.loads(line)["seconds"] for line in folder.metrics.read_text().splitlines()]
-    gaps = [after - before for before, after in itertools.pairwise(seconds)]
-    eighth = -(-len(gaps) // 8)
-    parts = [part for part in (gaps[i : i + eighth] for i in range(0, len(gaps), eighth)) if len(part) > 1]
-    return round(1e3 * statistics.fmean(statistics.quantiles(part, n=10)[0] for part in parts), 2)
 
 
 def bits_per_byte(folder: RunFolder, dataset: Dataset, max_bytes: int, window: int, *, packed: bool) -> float:
@@ -259,7 +215,8 @@ def repack(technique: Technique | None, recipe: str, seed: int, options: argpars
 
 
 def run_training(options: argparse.Namespace, dataset: Dataset, lines: Lines, made_by: dict[str, Any]) -> None:
-    of_seeds = (chosen(options, seed) if options.match == "steps" else time_matched(options, seed, lines) for seed in options.seeds)
+    pairs_at = chosen if options.what == "train" else of_other_lengths
+    of_seeds = (pairs_at(options, seed) for seed in options.seeds)
     missing = [pair for of_seed in of_seeds for pair in of_seed if not lines.compared(*pair)]
     todo = [job for job in dict.fromkeys(job for pair in missing for job in pair) if not lines.has(job)]
 
@@ -307,11 +264,10 @@ def run_packing(options: argparse.Namespace, dataset: Dataset, lines: Lines, mad
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("train", "pack"))
+    parser.add_argument("what", choices=("train", "lengths", "pack"))
     parser.add_argument("--data", type=Path, required=True, help="dataset folder")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--match", choices=("steps", "time"), default="steps")
     parser.add_argument("--max-bytes", type=int, default=300_000, help="of validation text")
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="some of the recipes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the techniques, by their names (and the bases)")
@@ -324,7 +280,7 @@ def main() -> None:
     options.runs.mkdir(parents=True, exist_ok=True)
     dataset = open_dataset(options.data)
     lines = Lines(options.out, options.max_bytes, dataset, read_json(options.lab_steps)["steps"])
-    do = run_training if options.what == "train" else run_packing
+    do = run_packing if options.what == "pack" else run_training
     do(options, dataset, lines, provenance())
 
 

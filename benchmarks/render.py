@@ -300,7 +300,7 @@ def main() -> None:
     if scaling and between:
         lines += scaling_section(scaling, between, ROOT / "docs" / "pictures")
     if ablation:
-        lines += ablation_section(ablation, ROOT / "docs" / "pictures")
+        lines += ablation_section(ablation, read_lines("step_times"), ROOT / "docs" / "pictures")
     lines += gpu_section(gpu)
     for measured in (throughput, read("throughput_pr1171"), read("throughput_fp32")):
         if measured:

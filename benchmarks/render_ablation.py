@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ablation import SAME_TIME
+from ablation import LENGTHS
 from plot import STYLE
 from record import commits, computed_by, hardware
 from scipy import stats
@@ -18,10 +19,55 @@ from techniques import TECHNIQUES, Technique
 Record = dict[str, Any]
 
 
-class Effects:
-    """Paired differences of one technique: with it minus without it, so that below zero it helps."""
+class StepTimes:
+    """What ``step_times.py`` measured: how many times as long a step takes with a technique's change as without it."""
 
-    def __init__(self, recipe: str, technique: Technique, way: str, rows: list[Record]):
+    def __init__(self, rows: list[Record]):
+        self.rows = rows
+        found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+        for row in rows:
+            found[row["recipe"], row["technique"], row["way"]].append(math.log(row["ratio"]))
+        self.logs = {place: statistics.fmean(logs) for place, logs in found.items()}
+        repeats = [[math.log(ratio) for ratio in row["ratios"]] for row in rows]
+        self.spread = Spread.of(repeats)  # of one repeat's
+        self.repeats = min(map(len, repeats), default=1)
+
+    def log_ratio(self, recipe: str, technique: str, way: str) -> float | None:
+        """Of the variant's step to its base's."""
+        return self.logs.get((recipe, technique, way))
+
+
+class Lengths:
+    """What a system gains by more steps, from its runs of half and of twice as many."""
+
+    def __init__(self, rows: list[Record]):
+        self.found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
+        bases: dict[tuple[Any, ...], dict[str, Record]] = defaultdict(dict)
+        for row in rows:
+            if row["technique"] is None and row["match"] in ("steps", *LENGTHS):
+                bases[row["recipe"], row["seed"], *computed_by(row)][row["match"]] = row
+        for (recipe, *_), runs in bases.items():
+            if len(runs) == 1 + len(LENGTHS):
+                for judged in ("float", "packed"):
+                    half, middle, double = (runs[match][judged] for match in ("half", "steps", "double"))
+                    self.found[recipe, judged].append((half - middle, middle - double))
+
+    def a_doubling(self, recipe: str, judged: str, *, longer: bool) -> float | None:
+        """Bits per byte less with twice the steps: beyond the common number of steps, or up to it. Mean over the seeds."""
+        found = self.found.get((recipe, judged))
+        return statistics.fmean(pair[longer] for pair in found) if found else None
+
+
+class Effects:
+    """Paired differences of one technique: with it minus without it, so that below zero it helps.
+
+    Attributes:
+        steps: at equal steps, one a seed.
+        slower: natural logarithm of how many times as long a step takes with it as without it; None where it was not measured.
+        price: bits per byte that this time is worth, to be added at equal time; None where that is not known.
+    """
+
+    def __init__(self, recipe: str, technique: Technique, way: str, rows: list[Record], step_times: StepTimes, lengths: Lengths):
         name = technique.name
         self.recipe, self.name, self.way, self.judged = recipe, name, way, technique.judged
         self.kind = "late" if technique.late else "other text" if technique.other_text else "first step"
@@ -35,15 +81,14 @@ class Effects:
         own_base = name if technique.shared(recipe) else None
         pack = any(r["match"] == "weights" and r["technique"] == name and r["recipe"] == recipe for r in rows)
         self.stage = "pack" if pack else "train"
-        base = find("weights" if pack else "steps", own_base, "base")
-        self.steps = self._differences(base, find("weights" if pack else "steps", name, way))
-        longer = find("time", name, way)
-        self.time = self._differences(base, longer) if longer else None
+        base, own = (find("weights" if pack else "steps", *which) for which in ((own_base, "base"), (name, way)))
+        sign = 1 if way == "in" else -1
+        self.steps = [sign * (own[run][self.judged] - base[run][self.judged]) for run in own if run in base]
         self.bytes = [own_row["artifact_bytes"] for own_row in find("weights", name, way).values()] if pack else []
-
-    def _differences(self, base: dict[tuple[Any, ...], Record], own: dict[tuple[Any, ...], Record]) -> list[float]:
-        sign = 1 if self.way == "in" else -1
-        return [sign * (own[run][self.judged] - base[run][self.judged]) for run in own if run in base]
+        log_ratio = step_times.log_ratio(recipe, name, way)
+        self.slower = None if log_ratio is None else sign * log_ratio
+        self.doubling = None if log_ratio is None else lengths.a_doubling(recipe, self.judged, longer=log_ratio > 0)
+        self.price = None if self.slower is None or self.doubling is None else self.doubling * self.slower / math.log(2)
 
 
 KINDS = {
@@ -72,47 +117,48 @@ class Spread:
         squares = sum((value - statistics.fmean(group)) ** 2 for group in groups for value in group)
         return Spread((squares / freedom) ** 0.5 if freedom else None, freedom)
 
-    def interval(self, differences: list[float]) -> tuple[float, float, float]:
-        """Mean and the ends of its 95 % interval by Student's t; all the same where the spread is not known."""
-        mean = statistics.fmean(differences)
-        if self.deviation is None:
-            return mean, mean, mean
-        half = float(stats.t.ppf(0.975, self.freedom)) * self.deviation / len(differences) ** 0.5
+    def half_width(self, count: int) -> float:
+        """Of the 95 % interval, by Student's t, of a mean over so many; 0 where the spread is not known."""
+        return 0.0 if self.deviation is None else float(stats.t.ppf(0.975, self.freedom)) * self.deviation / count**0.5
+
+    def interval(self, differences: list[float], price: float = 0.0, price_half_width: float = 0.0) -> tuple[float, float, float]:
+        """Mean and the ends of its 95 % interval; all the same where the spread is not known.
+
+        Args:
+            price: added to the mean, and known to within ``price_half_width``, whatever the differences are.
+        """
+        mean = statistics.fmean(differences) + price
+        half = math.hypot(self.half_width(len(differences)), price_half_width) if self.deviation is not None else 0.0
         return mean, mean - half, mean + half
 
     def __str__(self) -> str:
         return "not known" if self.deviation is None else f"{self.deviation:.4f}, {self.freedom} degrees of freedom"
 
-    def with_interval(self, differences: list[float]) -> str:
-        mean, low, high = self.interval(differences)
+    def with_interval(self, differences: list[float], price: float = 0.0, price_half_width: float = 0.0) -> str:
+        mean, low, high = self.interval(differences, price, price_half_width)
         return f"{mean:+.4f}" + (f" ({low:+.4f} to {high:+.4f})" if low != high else "")
 
 
-def effects_of(rows: list[Record]) -> list[Effects]:
+def effects_of(rows: list[Record], step_times: StepTimes) -> list[Effects]:
     """Of every technique in every place; ``steps`` is empty where nothing was measured yet."""
-    found = []
+    found, lengths = [], Lengths(rows)
     for technique in TECHNIQUES:
         ways = [(technique.home, technique.way)] if technique.change else []
         if technique.into is not None:
             ways.append(("baseline", "in"))
-        found += [Effects(recipe, technique, way, rows) for recipe, way in ways]
+        found += [Effects(recipe, technique, way, rows, step_times, lengths) for recipe, way in ways]
     return found
 
 
-def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
-    every = effects_of(rows)
+def ablation_section(rows: list[Record], clocked: list[Record], pictures: Path) -> list[str]:
+    step_times = StepTimes(clocked)
+    every = effects_of(rows, step_times)
     effects, missing = [effect for effect in every if effect.steps], [effect for effect in every if not effect.steps]
     trained = [effect for effect in effects if effect.stage == "train"]
     packed = [effect for effect in effects if effect.stage == "pack"]
-    spreads = {
-        kind: Spread.of([group for effect in trained if effect.kind == kind for group in (effect.steps, effect.time) if group])
-        for kind in KINDS
-    }
+    spreads = {kind: Spread.of([effect.steps for effect in trained if effect.kind == kind]) for kind in KINDS}
     spread_packed = Spread.of([effect.steps for effect in packed])
     first = next(row for row in rows if row["match"] == "steps")
-    empty = f"left empty where a step takes the same within {SAME_TIME:.0%}, or it was not measured."
-    if not any(effect.time for effect in trained):
-        empty = "nothing has been measured at equal time yet."
     lines = [
         "## What each technique is worth",
         "",
@@ -127,22 +173,23 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
         f"others, where any is known. {'; '.join(f'{words}: {spreads[kind]}' for kind, words in KINDS.items()).capitalize()}. "
         "Variants of one system and seed share their base, whose own error they have in common: the degrees of freedom are at most so "
         "many. Equal steps: "
-        f"{first['steps']} each, fewer than in the table of systems, and lengths in steps with them. Equal time: the variant has "
-        f"as many steps as fit the base's time; {empty} "
+        f"{first['steps']} each, fewer than in the table of systems, and lengths in steps with them. "
+        f"{_about_time(step_times)} "
         f"Trained in {' or '.join(sorted({row['dtype'] for row in rows}))}, both runs of a pair in the same, on one kind of processor. "
         f"Non-overlapping windows, {first['bytes']:,} bytes of validation text.",
         "",
         "![what each technique is worth](pictures/ablation.svg)",
         "",
-        "| technique | way | system | judged by | seeds | equal steps | equal time |",
-        "| --- | --- | --- | --- | ---: | ---: | ---: |",
+        "| technique | way | system | judged by | seeds | equal steps | a step takes | equal time |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: |",
     ]
     for effect in trained:
         spread = spreads[effect.kind]
-        time = "" if effect.time is None else spread.with_interval(effect.time)
+        slower = "" if effect.slower is None else f"{math.exp(effect.slower):.2f}×"
+        time = "" if effect.price is None else spread.with_interval(effect.steps, effect.price, _price_half_width(effect, step_times))
         lines.append(
             f"| {effect.title} | {effect.way} | {effect.recipe} | {effect.judged} | {len(effect.steps)} "
-            f"| {spread.with_interval(effect.steps)} | {time} |"
+            f"| {spread.with_interval(effect.steps)} | {slower} | {time} |"
         )
     (pictures / "ablation.svg").write_text(bars(trained, spreads))
     if packed:
@@ -167,11 +214,30 @@ def ablation_section(rows: list[Record], pictures: Path) -> list[str]:
     return [*lines, ""]
 
 
+def _about_time(step_times: StepTimes) -> str:
+    """What stands under "a step takes" and "equal time"."""
+    if not step_times.rows:
+        return "Nothing has been measured at equal time yet."
+    rows = step_times.rows
+    return (
+        "*A step takes*: how many times as long with the technique as without it, from runs that take turns step by step "
+        f"(`{rows[0]['command']}` at commit {commits(rows)}; {hardware(rows)}; {rows[0]['steps']} steps, {step_times.repeats} repeats, "
+        f"natural logarithms of whose ratios spread by {step_times.spread}). Equal time: the run that was changed against the system "
+        "with as many steps as fit the same seconds. What those are worth is read off the system's own runs of half and twice the steps, "
+        "along the logarithm of the steps; the interval is that of equal steps, widened by the error of the ratio."
+    )
+
+
+def _price_half_width(effect: Effects, step_times: StepTimes) -> float:
+    """Half the 95 % interval of an effect's price: what the ratio of step times is not known by."""
+    return (effect.doubling or 0.0) / math.log(2) * step_times.spread.half_width(step_times.repeats)
+
+
 WIDTH, LABEL, ROW, EDGE = 900, 420, 20, 60
 
 
 def bars(effects: list[Effects], spreads: dict[str, Spread]) -> str:
-    """A bar from zero to the mean with its interval, a row a technique, best first; equal steps."""
+    """A bar from zero to the mean with its interval, at equal steps, and a dot at equal time; a row a technique, best first."""
     found = sorted(((spreads[effect.kind].interval(effect.steps), effect) for effect in effects), key=lambda pair: pair[0][0])
     most = min(0.12, max(abs(mean) for (mean, _, _), _ in found) * 1.1)
     height = EDGE + ROW * len(found) + 30
@@ -182,7 +248,7 @@ def bars(effects: list[Effects], spreads: dict[str, Spread]) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="system-ui, sans-serif" font-size="12">',
         STYLE,
-        '<text x="8" y="20" font-size="15">bits per byte that having the technique adds (left of zero: it helps), equal steps</text>',
+        '<text x="8" y="20" font-size="15">bits per byte that having the technique adds (left: it helps); dots: at equal time</text>',
     ]
     for tick in (-0.1, -0.05, 0.0, 0.05, 0.1):
         if abs(tick) <= most:
@@ -202,5 +268,7 @@ def bars(effects: list[Effects], spreads: dict[str, Spread]) -> str:
             parts.append(f'<text x="{x:.1f}" y="{y + 9}" text-anchor="{anchor}" style="fill:#fff">{mean:+.2f}</text>')
         if low != high:
             parts.append(f'<line class="i" x1="{place(low):.1f}" x2="{place(high):.1f}" y1="{y + 5.5}" y2="{y + 5.5}"/>')
+        if effect.price is not None:
+            parts.append(f'<circle fill="#1c7ed6" stroke="#fff" cx="{place(mean + effect.price):.1f}" cy="{y + 5.5}" r="4"/>')
     parts.append(f'<text x="8" y="{height - 6}">green and red: the 95 % interval leaves zero out; grey: it does not</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"

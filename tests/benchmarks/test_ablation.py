@@ -123,55 +123,6 @@ def test_a_pair_is_of_one_kind_of_processor(tmp_path, dataset, monkeypatch) -> N
     assert not lines.has(base)
 
 
-def test_step_times_are_compared_on_one_kind_of_machine() -> None:
-    from ablation import step_time_ratio
-
-    def row(technique: str | None, way: str, bf16: str, milliseconds: float, seed: int = 1, dtype: str = "bfloat16") -> dict:
-        machine = {"cpu": "a CPU", "cpu_bf16": bf16, "threads": 1}
-        return {"recipe": "pr578", "technique": technique, "way": way, "match": "steps", "seed": seed, "machine": machine} | {
-            "milliseconds_a_step": milliseconds,
-            "dtype": dtype,
-        }
-
-    rows = [row(None, "base", "amx_bf16", 100), row("smear gate", "out", "none", 270)]
-    wanted = ("pr578", (None, "base"), ("smear gate", "out"))
-    assert step_time_ratio(rows, *wanted) is None
-    rows.append(row(None, "base", "none", 500, dtype="float32"))
-    assert step_time_ratio(rows, *wanted) is None  # nor are those of bf16 held against those of fp32
-    rows.append(row(None, "base", "none", 250, seed=2))
-    assert step_time_ratio(rows, *wanted) is None  # the quickest of more runs is quicker: only seeds that both have count
-    rows.append(row(None, "base", "none", 300))
-    assert step_time_ratio(rows, *wanted) == 0.9
-
-
-def test_a_disturbed_run_does_not_make_a_step_slower() -> None:
-    """What disturbs a run only ever adds to its time, whichever run of several it was."""
-    from ablation import step_time_ratio
-
-    times = {(None, "base"): (560.0, 380.0), ("smear gate", "out"): (399.0, 520.0)}
-    rows = [
-        {"recipe": "pr578", "technique": technique, "way": way, "match": match, "machine": {"cpu": "a CPU"}, "milliseconds_a_step": took}
-        | {"dtype": "bfloat16", "seed": seed}
-        for (technique, way), measured in times.items()
-        for seed, match, took in [*((seed, "steps", took) for seed, took in enumerate(measured)), (0, "time", 100.0)]
-    ]
-    assert step_time_ratio(rows, "pr578", (None, "base"), ("smear gate", "out")) == 399.0 / 380.0
-
-
-def test_a_steps_time_counts_late_steps_too(tmp_path) -> None:
-    from ablation import step_milliseconds
-
-    from bytefit.run.folder import RunFolder
-
-    seconds, rows = 0.0, []
-    for step in range(401):
-        rows.append(f'{{"seconds": {seconds}}}\n')
-        seconds += (0.1 if step < 200 else 0.2) + (0.5 if step % 5 == 0 else 0.0)  # every fifth is disturbed
-    folder = RunFolder(tmp_path)
-    folder.metrics.write_text("".join(rows))
-    assert step_milliseconds(folder) == pytest.approx(150, rel=0.02)
-
-
 def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
     """With a technique minus without it: below zero it helps, whichever way the runs were made."""
     from render_ablation import ablation_section
@@ -196,7 +147,7 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
     rows.append(other | {"dtype": "float32"})  # whose base was computed otherwise, or not at all
     rows.append(other | {"machine": {"cpu": "another CPU", "cpu_capability": "AVX512"}})
     rows.append(common | {"recipe": "baseline", "technique": None, "way": "base", "seed": 3, "float": 2.0, "packed": 2.0})
-    lines = ablation_section(rows, tmp_path)
+    lines = ablation_section(rows, [], tmp_path)
     assert any(line.startswith("| average of the weights (EMA) | out | pr578 | float | 2 | +0.0250 (") for line in lines)
     page = [line for line in lines if "smear gate" in line]
     assert page[0].startswith("| smear gate | out | pr578 | float | 2 | -0.0750 (")
@@ -230,3 +181,16 @@ def test_techniques_share_one_spread() -> None:
     assert spread.interval(groups[1]) == pytest.approx((-0.305, -0.305 - half / 2**0.5, -0.305 + half / 2**0.5))
     assert spread.with_interval([0.05]).startswith("+0.0500 (")
     assert Spread.of([[0.05]]).with_interval([0.05]) == "+0.0500"  # nothing to know the spread by
+
+
+def test_other_lengths_are_runs_of_every_system_as_it_is() -> None:
+    import argparse
+
+    from ablation import of_other_lengths
+
+    options = argparse.Namespace(recipes=["pr606", "baseline"], only=None, steps=200)
+    found = [(own.recipe, own.match, own.steps, own.settings, own.technique, base.steps) for base, own in of_other_lengths(options, 1)]
+    expected = [
+        (recipe, match, steps, (), None, 200) for recipe in ("baseline", "pr606") for match, steps in (("half", 100), ("double", 400))
+    ]
+    assert found == expected
