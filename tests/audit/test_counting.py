@@ -9,8 +9,10 @@ import shutil
 import numpy as np
 import pytest
 
+from bytefit.audit import counting
 from bytefit.audit.counting import check_counting, table_answers
 from bytefit.audit.evidence import Evidence
+from bytefit.data.tokenizer import BOS_ID
 from bytefit.run.folder import RunFolder
 from tests.audit.planting import edit, verdicts
 
@@ -50,3 +52,16 @@ def test_of_a_lossy_tokenizer_the_tables_own_sum_counts(finished, dataset, tmp_p
     for count, verdict in ((real, "pass"), (real + 1, "fail")):
         edit(folder.score, lambda s, count=count: [s[name].update(bytes=count) for name in run.scored])
         assert verdicts(check_counting(Evidence(folder, run.recipe, run.dataset)))[18] == verdict
+
+
+@pytest.mark.parametrize(("missing", "size", "verdict"), [(0, "full", "pass"), (1, "full", "fail"), (1, "lab", "not applicable")])
+def test_shards_without_hashes_must_hold_the_contests_documents(finished, dataset, monkeypatch, missing, size, verdict) -> None:
+    """All of them at full size, where there is no record of what they were built from; ``missing`` of them are not there."""
+    shards = dataclasses.replace(dataset, record={})
+    held = int((dataset.val.all() == BOS_ID).sum())
+    monkeypatch.setattr(counting, "CONTEST_DOCUMENTS", held + missing)
+    recipe = finished.read_recipe()
+    recipe = dataclasses.replace(recipe, size=size, score=dataclasses.replace(recipe.score, max_bytes=None))
+    (found,) = (finding for finding in check_counting(Evidence(finished, recipe, shards)) if finding.number == 20)
+    assert found.verdict == verdict
+    assert f"{held:,} documents, of {held + missing:,}" in found.evidence
