@@ -16,6 +16,9 @@ from record import commits, computed_by, hardware
 from scipy import stats
 from techniques import TECHNIQUES, Technique
 
+from bytefit.data.loaders import SequentialConfig
+from bytefit.recipes import find_recipe
+
 Record = dict[str, Any]
 
 
@@ -70,7 +73,8 @@ class Effects:
     def __init__(self, recipe: str, technique: Technique, way: str, rows: list[Record], step_times: StepTimes, lengths: Lengths):
         name = technique.name
         self.recipe, self.name, self.way, self.judged = recipe, name, way, technique.judged
-        self.kind = "late" if technique.late else "other text" if technique.other_text else "first step"
+        mixed = not isinstance(find_recipe(recipe).train.loader, SequentialConfig)
+        self.kind = "late" if technique.late else "other text" if technique.other_text else "mixed" if mixed else "in order"
         self.title = f"{name} ({technique.note})" if technique.note else name
 
         def find(match: str, technique: str | None, way: str) -> dict[tuple[Any, ...], Record]:
@@ -92,7 +96,8 @@ class Effects:
 
 
 KINDS = {
-    "first step": "pairs that differ from the first step on, and read the same text",
+    "in order": "pairs that differ from the first step on, and read the same text in the order of the shards",
+    "mixed": "the same where batches mix documents (`pocket`, #1171)",
     "other text": "pairs that read other text, or other batches of it",
     "late": "pairs that are the same run until late in training",
 }
@@ -101,7 +106,7 @@ KINDS = {
 @dataclass(frozen=True)
 class Spread:
     """How differences spread from seed to seed: one standard deviation for all techniques of a kind, since two or three seeds of one say
-    little and all together a good deal. There are three kinds (``KINDS``): what drives the runs of a pair apart is not the same in them.
+    little and all together a good deal. There are four kinds (``KINDS``): what drives the runs of a pair apart is not the same in them.
 
     Attributes:
         deviation: of a single seed's difference; None where no technique has two seeds.

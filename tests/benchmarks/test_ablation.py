@@ -141,6 +141,8 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
             ("baseline", "EMA blended with late snapshots", "base", base - 1),  # has a base of its own in the baseline: an average
             ("baseline", "EMA blended with late snapshots", "in", base - 0.9),
             ("baseline", "coprime loader", "in", base - 0.2 * seed),  # whose runs read other text
+            ("pocket", None, "base", base),
+            ("pocket", "value residual", "in", base + 0.1 * seed),  # whose batches mix documents
         ):
             rows.append(common | {"recipe": recipe, "technique": technique, "way": way, "seed": seed, "float": value, "packed": value})
     other = common | {"recipe": "baseline", "technique": "smear gate", "way": "in", "seed": 3, "float": 1.0, "packed": 1.0}
@@ -154,7 +156,8 @@ def test_an_ablation_is_the_mean_of_paired_differences(tmp_path) -> None:
     assert page[1].startswith("| smear gate | in | baseline | float | 2 | -0.2000 (")
     assert (tmp_path / "ablation.svg").read_text().count("smear gate") == 2
     kinds = (
-        "Pairs that differ from the first step on, and read the same text: 0.1031, 2 degrees of freedom; "
+        "Pairs that differ from the first step on, and read the same text in the order of the shards: 0.1031, 2 degrees of freedom; "
+        "the same where batches mix documents (`pocket`, #1171): 0.0707, 1 degrees of freedom; "
         "pairs that read other text, or other batches of it: 0.1414, 1 degrees of freedom; "
         "pairs that are the same run until late in training: 0.0250, 2 degrees"
     )
