@@ -50,7 +50,7 @@ _M_ARENA_MAX = -8  # mallopt(3) of glibc
 
 def one_heap() -> None:
     """Let all threads share the main thread's heap, which keeps what a step frees. In heaps of their own, as glibc gives them, the same
-    steps took up to 4 % longer in one thread than in another."""
+    steps took a few percent longer in one thread than in another."""
     keep_freed_memory()
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
