@@ -229,7 +229,8 @@ def _about_time(step_times: StepTimes) -> str:
         f"(`{rows[0]['command']}` at commit {commits(rows)}; {hardware(rows)}; {rows[0]['steps']} steps, {step_times.repeats} repeats, "
         f"natural logarithms of whose ratios spread by {step_times.spread}). Equal time: the run that was changed against the system "
         "with as many steps as fit the same seconds. What those are worth is read off the system's own runs of half and twice the steps, "
-        "along the logarithm of the steps; the interval is that of equal steps, widened by the error of the ratio."
+        "along the logarithm of the steps; the interval is that of equal steps, widened by the error of the ratio; that of these runs is "
+        "left out."
     )
 
 
