@@ -26,18 +26,17 @@ class StepTimes:
     """What ``step_times.py`` measured: how many times as long a step takes with a technique's change as without it."""
 
     def __init__(self, rows: list[Record]):
-        self.rows = rows
+        newest = {
+            (row["recipe"], row["technique"], row["way"], *computed_by(row)): row for row in rows
+        }  # a setting that changed is timed anew
+        self.rows = list(newest.values())
         found: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-        for row in rows:
+        for row in self.rows:
             found[row["recipe"], row["technique"], row["way"]].append(math.log(row["ratio"]))
-        self.logs = {place: statistics.fmean(logs) for place, logs in found.items()}
-        repeats = [[math.log(ratio) for ratio in row["ratios"]] for row in rows]
+        self.log_ratios = {place: statistics.fmean(logs) for place, logs in found.items()}  # of a variant's step to its base's
+        repeats = [[math.log(ratio) for ratio in row["ratios"]] for row in self.rows]
         self.spread = Spread.of(repeats)  # of one repeat's
         self.repeats = min(map(len, repeats), default=1)
-
-    def log_ratio(self, recipe: str, technique: str, way: str) -> float | None:
-        """Of the variant's step to its base's."""
-        return self.logs.get((recipe, technique, way))
 
 
 class Lengths:
@@ -89,7 +88,7 @@ class Effects:
         sign = 1 if way == "in" else -1
         self.steps = [sign * (own[run][self.judged] - base[run][self.judged]) for run in own if run in base]
         self.bytes = [own_row["artifact_bytes"] for own_row in find("weights", name, way).values()] if pack else []
-        log_ratio = step_times.log_ratio(recipe, name, way)
+        log_ratio = step_times.log_ratios.get((recipe, name, way))
         self.slower = None if log_ratio is None else sign * log_ratio
         self.doubling = None if log_ratio is None else lengths.a_doubling(recipe, self.judged, longer=log_ratio > 0)
         self.price = None if self.slower is None or self.doubling is None else self.doubling * self.slower / math.log(2)
