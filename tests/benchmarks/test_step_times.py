@@ -72,6 +72,26 @@ def test_a_run_that_fails_does_not_keep_the_others_waiting(dataset) -> None:
         step_times.in_turns([lacks_ids, recipe, recipe], dataset)
 
 
+def test_of_a_steps_times_the_shortest_counts(dataset, monkeypatch) -> None:
+    """By hand: 1 + 1 s of the base's two steps, 3 + 3 s of the variant's; runs are as short as they are told to be."""
+    import step_times
+    from ablation import Job
+
+    trained, repeats = [], iter([[[1.0, 2.0], [3.0, 4.0]], [[2.0, 1.0], [3.0, 3.0]]])
+    monkeypatch.setattr(step_times, "one_heap", lambda: None)
+    monkeypatch.setattr(step_times, "in_turns", lambda recipes, dataset: trained.extend(recipes) or next(repeats))
+    base = Job("pr1171", None, "base", (), True, 1, 0, "steps")
+    own = replace(base, technique="bf16 momentum", way="out", settings=('train.optimizer.matrices.state_dtype="float32"',))
+    (row,) = step_times.measure(base, [own], ("train.dtype=float32",), dataset.folder, steps=2, lab_steps=20, repeats=2)
+    assert (row["base_milliseconds"], row["milliseconds"], row["ratio"]) == (1000.0, 3000.0, 3.0)
+    assert row["ratios"] == [round(7 / 3, 4), 2.0]
+    assert (row["technique"], row["way"], row["settings"]) == ("bf16 momentum", "out", list(own.settings))
+    for recipe, state in zip(trained, ("bfloat16", "float32", "bfloat16", "float32"), strict=True):
+        assert (recipe.train.steps, recipe.train.seconds, recipe.train.dtype) == (2, None, "float32")
+        assert recipe.train.loader.anneal_steps == 36  # a tenth of the lab's
+        assert recipe.train.optimizer.matrices.state_dtype == state
+
+
 def test_every_variant_is_timed_beside_its_own_base() -> None:
     from ablation import pairs
     from step_times import SIDE_BY_SIDE, groups
