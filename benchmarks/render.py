@@ -15,6 +15,7 @@ from record import hardware
 from render_ablation import ablation_section
 from render_docs import classes_table, with_outputs
 from render_forms import forms_section
+from render_overview import headlines, overview, overview_picture
 from render_published import published_section
 from render_quant import codec_section, fit_section, gptq_section, rate_section, tax_section
 from render_score import adapt_section
@@ -288,6 +289,9 @@ def main() -> None:
     published = read("published")
     if systems and published:
         lines += published_section(published, systems, lambda rows: dagger(rows, steps))
+        scores = headlines(systems, steps)
+        write_between(ROOT / "README.md", "systems", overview(scores, published))
+        (ROOT / "docs" / "pictures" / "systems.svg").write_text(overview_picture(scores, systems[0]["seconds"]))
     peers = read("peers")
     if peers:
         lines += peers_section(peers)
