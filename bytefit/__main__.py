@@ -3,16 +3,15 @@
 import io
 import sys
 
-from bytefit import __version__
-
 
 def start() -> None:
-    if sys.argv[1:] == ["--version"]:  # alone it is answered at once, without torch
-        print(f"bytefit {__version__}")
-        return
     try:
-        from bytefit.cli import main  # takes seconds, in which Ctrl-C may come
-        from bytefit.ranks import run_process
+        from bytefit.cli import main
+        from bytefit.cli.verbs import VERBS
+
+        if VERBS.keys().isdisjoint(sys.argv[1:]):  # the list of verbs, the version, a slip: said at once, without torch
+            sys.exit(main())
+        from bytefit.ranks import run_process  # takes seconds, in which Ctrl-C may come
     except KeyboardInterrupt:
         print("bytefit: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -6,29 +6,17 @@ import argparse
 import errno
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import groupby
 from types import FrameType
 from typing import NoReturn
 
 from bytefit import __version__
+from bytefit.cli.verbs import VERBS
 from bytefit.errors import CheckFailed, Interrupted, UserError
 from bytefit.files import cannot_write
-
-# The module of each verb. Only the one that is asked for is imported: together they take seconds.
-MODULES = {
-    "runs": ("run", "train", "pack", "report"),
-    "score": ("score", "prove"),
-    "audit": ("audit",),
-    "compare": ("compare",),
-    "submit": ("submit",),
-    "data": ("data",),
-    "show": ("show",),
-    "use": ("generate", "compress", "decompress"),
-    "page": ("page",),
-    "share": ("unpack", "metrics"),
-}
 
 EXAMPLES = """\
 examples:
@@ -39,8 +27,8 @@ examples:
 """
 
 
-def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
-    """Of all verbs, or of the one that is given and those beside it in its module."""
+def build_parser(asked_for: Set[str]) -> argparse.ArgumentParser:
+    """With the options of the verbs asked for and of those beside them in their modules; the others have a name and a line of help."""
     parser = argparse.ArgumentParser(
         prog="bytefit",
         description="Train the best language model that fits in N bytes, and prove it.",
@@ -49,8 +37,13 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"bytefit {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for module in [name for name, held in MODULES.items() if verb in held] or MODULES:
-        import_module(f"bytefit.cli.{module}").add_verbs(verbs)
+    for module, held in groupby(VERBS, key=lambda verb: VERBS[verb].module):
+        names = list(held)
+        if asked_for.isdisjoint(names):
+            for name in names:
+                verbs.add_parser(name, help=VERBS[name].summary)
+        else:
+            import_module(f"bytefit.cli.{module}").add_verbs(verbs)
     return parser
 
 
@@ -59,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with asked_to_end_like_ctrl_c():
-            options = build_parser(words[0] if words else None).parse_args(words)  # its imports take seconds, in which Ctrl-C may come
+            options = build_parser(set(words)).parse_args(words)  # its imports take seconds, in which Ctrl-C may come
             options.do(options)
     except UserError as error:
         print(f"bytefit: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ from bytefit.train.machine import keep_freed_memory
 
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
-        verbs, "audit", "check a finished run against forty known ways of getting a score wrong",
+        verbs, "audit",
         "  bytefit audit runs/a\n  bytefit audit runs/a --json\n\n"
         "each class is pass, fail or not applicable, with its evidence, in audit.json and report.html. Exit code 1 where one fails.",
     )  # fmt: skip

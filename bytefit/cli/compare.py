@@ -14,7 +14,7 @@ from bytefit.report.chart import strip_chart
 
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
-        verbs, "compare", "compare runs: seeds, means, tests, equivalence, the contest's rule",
+        verbs, "compare",
         "  bytefit compare runs/a-s1 runs/a-s2 runs/a-s3\n"
         "  bytefit compare runs/a-s1 runs/a-s2 runs/b-s1 runs/b-s2 --plot compare.svg\n"
         "  bytefit compare runs/a-s* --published 1.1145,1.1141,1.1150\n\n"

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from bytefit.cli.options import Verbs, add_verb, show_result
+from bytefit.cli.verbs import VERBS
 from bytefit.data.build import build_dataset, split_documents
 from bytefit.data.dataset import DOWNLOAD_RECORD
 from bytefit.data.documents import PIECE_BYTES, read_documents
@@ -19,13 +20,14 @@ from bytefit.hub.published import DEFAULT_SHARDS, PUBLISHED
 
 
 def add_verbs(verbs: Verbs) -> None:
-    group = verbs.add_parser("data", help="make datasets", description="Make datasets.")
+    group = verbs.add_parser("data", help=VERBS["data"].summary, description="Make datasets.")
     actions = group.add_subparsers(dest="action", metavar="ACTION", required=True)
     build = add_verb(
-        actions, "build", "make a dataset from text files, folders, .jsonl, .jsonl.gz or .jsonl.zst",
+        actions, "build",
         "  bytefit data build book.txt notes/ --out mydata\n"
         "  bytefit data build train-*.jsonl.zst --val val.jsonl.zst --out web --vocab 2048\n"
         "  bytefit data build corpus/ --out sp1024 --tokenizer fineweb_1024_bpe.model",
+        summary="make a dataset from text files, folders, .jsonl, .jsonl.gz or .jsonl.zst",
     )  # fmt: skip
     build.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="text file, folder, .jsonl[.gz|.zst]")
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="dataset folder to make")
@@ -40,12 +42,13 @@ def add_verbs(verbs: Verbs) -> None:
     )  # fmt: skip
     build.set_defaults(do=do_build)
     get = add_verb(
-        actions, "get", "fetch a published dataset from the Hugging Face hub (needs the extra hub; docs/data.md)",
+        actions, "get",
         "  bytefit data get fineweb-sp1024 --out sp1024 --shards 1\n"
         "  bytefit data get fineweb-sp8192 --out sp8192\n"
         "  bytefit data get fineweb-sp1024 --out sp1024 --documents --endpoint https://hub.example.org\n\n"
         f"datasets: {', '.join(PUBLISHED)}.\n"
         "a training shard holds 100,000,000 tokens in 200 MB. After a break run the same command again: it goes on.",
+        summary="fetch a published dataset from the Hugging Face hub (needs the extra hub; docs/data.md)",
     )  # fmt: skip
     get.add_argument("name", metavar="NAME", help="which one; see below")
     get.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to fill")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bytefit.artifact.container import MAGIC
+from bytefit.cli.verbs import VERBS
 from bytefit.config import apply_settings
 from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
@@ -24,8 +25,9 @@ from bytefit.train.machine import keep_freed_memory
 Verbs = Any  # argparse's sub-parsers object, whose class is private
 
 
-def add_verb(verbs: Verbs, name: str, summary: str, examples: str) -> argparse.ArgumentParser:
-    """A verb with ``--json`` and examples under its help."""
+def add_verb(verbs: Verbs, name: str, examples: str, summary: str | None = None) -> argparse.ArgumentParser:
+    """A verb with ``--json`` and examples under its help; ``summary`` where it is not one of ``VERBS``."""
+    summary = summary or VERBS[name].summary
     verb: argparse.ArgumentParser = verbs.add_parser(
         name,
         help=summary,

@@ -12,7 +12,7 @@ from bytefit.page.write import write_page
 
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
-        verbs, "page", "write one HTML file that holds an artifact and runs it in a browser",
+        verbs, "page",
         "  bytefit page runs/demo/model.bytefit\n  bytefit page model.bytefit --out index.html",
     )  # fmt: skip
     add_artifact(verb)

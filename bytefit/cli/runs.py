@@ -37,7 +37,7 @@ from bytefit.submit.bundle import with_room_for_code
 
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
-        verbs, "run", "do everything: train, pack, score, prove, report",
+        verbs, "run",
         "  bytefit run pocket\n  bytefit run pocket --data mydata --bytes 250000 --seconds 60\n"
         "  bytefit run pocket --set train.optimizer.matrices.lr=0.01 --out runs/try --resume\n"
         "  torchrun --nproc-per-node 2 -m bytefit run pocket --data mydata",
@@ -45,12 +45,12 @@ def add_verbs(verbs: Verbs) -> None:
     add_recipe_options(verb)
     add_run_options(verb)
     verb.set_defaults(do=do_run)
-    verb = add_verb(verbs, "train", "train only, leaving a checkpoint", "  bytefit train pocket --data mydata --out runs/a")
+    verb = add_verb(verbs, "train", "  bytefit train pocket --data mydata --out runs/a")
     add_recipe_options(verb)
     add_run_options(verb)
     verb.set_defaults(do=do_train)
     verb = add_verb(
-        verbs, "pack", "pack the trained weights of a run into N bytes",
+        verbs, "pack",
         "  bytefit pack runs/a\n  bytefit pack runs/a --bytes 500000\n  bytefit pack runs/a --set pack.quant.gain_step=null",
     )  # fmt: skip
     verb.add_argument("run", type=Path, help="run folder")
@@ -59,7 +59,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="replace a field of calibrate or pack")
     verb.set_defaults(do=do_pack)
     verb = add_verb(
-        verbs, "report", "write report.html again from a run's files, with other runs beside it",
+        verbs, "report",
         "  bytefit report runs/a\n  bytefit report runs/a runs/b runs/c --out three.html",
     )  # fmt: skip
     verb.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder; of further ones the curves and headlines are shown")

@@ -36,7 +36,7 @@ PROOF_BYTES = 65_536
 
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
-        verbs, "score", "score a run, or any artifact on any dataset",
+        verbs, "score",
         "  bytefit score runs/a\n"
         "  bytefit score model.bytefit --data mydata --protocol sliding --stride 64 --bytes 200000\n"
         "  bytefit score model.bytefit --data mydata --protocol adapt --set optimizer.lr=0.001 --set epochs=1\n"
@@ -53,7 +53,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="replace a field of the protocol (adapt, documents)")
     verb.set_defaults(do=do_score)
     verb = add_verb(
-        verbs, "prove", "compress validation text with the artifact, restore it, compare",
+        verbs, "prove",
         "  bytefit prove runs/a\n  bytefit prove model.bytefit --data mydata --bytes 20000\n"
         "  bytefit prove model.bytefit --data mydata --protocol adapt",
     )  # fmt: skip

@@ -17,7 +17,7 @@ PROJECT = "bytefit"  # Trackio's, where none is named
 
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
-        verbs, "unpack", "write an artifact as safetensors, config, tokenizer and model card",
+        verbs, "unpack",
         "  bytefit unpack runs/demo/model.bytefit --out demo-unpacked\n\n"
         "in Python, bytefit.hub reads such a folder (from_pretrained) and puts it on the hub (push_to_hub); docs/sharing.md.",
     )  # fmt: skip
@@ -25,7 +25,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     verb.set_defaults(do=do_unpack)
     verb = add_verb(
-        verbs, "metrics", "send a run's metrics to TensorBoard or Trackio (extras tensorboard, trackio)",
+        verbs, "metrics",
         "  bytefit metrics runs/demo --to tensorboard && tensorboard --logdir runs\n"
         "  bytefit metrics runs/a --to tensorboard --out logs --follow\n"
         "  bytefit metrics runs/demo --to trackio --project golf",

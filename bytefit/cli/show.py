@@ -13,7 +13,7 @@ from bytefit.recipes.recipe import Recipe
 
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
-        verbs, "show", "show a recipe's parameters, arithmetic and settings before training",
+        verbs, "show",
         "  bytefit show baseline --size full\n  bytefit show pocket --set model.dim=96 --json",
     )  # fmt: skip
     add_recipe_options(verb)

@@ -12,7 +12,7 @@ from bytefit.train.machine import keep_freed_memory
 
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
-        verbs, "submit", "make a Parameter Golf record folder from runs of one recipe with different seeds",
+        verbs, "submit",
         "  bytefit run pr578 --size full --data DIR --seed 1 --out runs/s1 --count-code\n"
         '  bytefit submit runs/s1 runs/s2 runs/s3 --out record --author "A. Name" --github aname --title "11 layers"\n\n'
         "the folder's train_gpt.py trains and evaluates alone. Code counts: a run that was packed with --count-code left room for it.\n"

@@ -22,7 +22,7 @@ from bytefit.score.windows import Full
 
 def add_verbs(verbs: Verbs) -> None:
     verb = add_verb(
-        verbs, "generate", "continue a text with an artifact",
+        verbs, "generate",
         '  bytefit generate runs/demo/model.bytefit --prompt "Return the"\n'
         "  bytefit generate model.bytefit --prompt-file start.txt --tokens 400 --temperature 0.7 --seed 3\n"
         "  bytefit generate model.bytefit --repl\n\n"
@@ -38,7 +38,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--seed", type=int, default=0, metavar="N")
     verb.set_defaults(do=do_generate)
     verb = add_verb(
-        verbs, "compress", "compress files with an artifact",
+        verbs, "compress",
         "  bytefit compress model.bytefit notes.txt --out notes.bytefitz\n"
         "  bytefit compress model.bytefit a.txt b.bin --out both.bytefitz\n"
         "  bytefit compress model.bytefit notes.txt --protocol sliding\n\n"
@@ -50,7 +50,7 @@ def add_verbs(verbs: Verbs) -> None:
     verb.add_argument("--protocol", choices=CODED, help="(default: the one that the artifact was packed with)")
     verb.set_defaults(do=do_compress)
     verb = add_verb(
-        verbs, "decompress", "restore what compress wrote",
+        verbs, "decompress",
         "  bytefit decompress model.bytefit notes.bytefitz --out notes.txt\n"
         "  bytefit decompress model.bytefit both.bytefitz --out a.txt b.bin",
     )  # fmt: skip

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from bytefit.artifact.load import load_artifact
-from bytefit.cli import MODULES, build_parser, main
+from bytefit.cli import build_parser, main
 from bytefit.cli.options import show_result
+from bytefit.cli.verbs import VERBS
 from bytefit.recipes import find_recipe
 
 SUMMARY_KEYS = """
@@ -375,12 +376,13 @@ def test_a_runs_folder_stands_for_its_artifact(tiny_run, tmp_path, capsys) -> No
 
 
 def test_a_verb_is_parsed_alike_with_and_without_the_others() -> None:
-    """One module's parser knows what all modules' parser knows of its verbs; and the table names every verb once."""
-    everything = next(action for action in build_parser()._actions if action.choices).choices
-    named = [verb for verbs in MODULES.values() for verb in verbs]
-    assert sorted(named) == sorted(everything)
-    for module, verbs in MODULES.items():
-        for verb in verbs:
-            alone = next(action for action in build_parser(verb)._actions if action.choices).choices
-            assert set(alone) == set(verbs), module
-            assert alone[verb].format_help() == everything[verb].format_help()
+    """One module's parser knows of its verbs what all modules' parser knows; and what it says of the others is the same line."""
+    whole = build_parser(VERBS.keys())
+    everything = next(action for action in whole._actions if action.choices).choices
+    assert list(VERBS) == list(everything)
+    for verb, (module, _) in VERBS.items():
+        parser = build_parser({verb})
+        alone = next(action for action in parser._actions if action.choices).choices
+        assert alone[verb].format_help() == everything[verb].format_help()
+        assert {name for name in alone if len(alone[name]._actions) > 1} == {name for name in VERBS if VERBS[name].module == module}
+        assert parser.format_help() == whole.format_help() == build_parser(set()).format_help()
