@@ -42,15 +42,20 @@ def forms_section(rows: list[Record], again: list[Record], steps: Record) -> lis
         f"| system | seed | computed in | processors | {' | '.join(SCORES)} |",
         "| --- | ---: | --- | --- |" + " ---: |" * len(SCORES),
     ]
+    alone = []
     for name in SYSTEMS:
         submitted = sorted((row for row in now if row["name"] == name + AS_SUBMITTED), key=lambda row: row["seed"])
         for ran in submitted:
             dtype = ran["summary"]["dtype"]
             like = [row for row in now if (row["name"], row["seed"], row["summary"]["dtype"]) == (name, ran["seed"], dtype)]
-            if like:
+            if not like:
+                alone.append(f"{name}, seed {ran['seed']}, {dtype}")
+            else:
                 advertised = next((row for row in like if kind(row) == kind(ran)), like[0])
                 told = "one kind" if kind(advertised) == kind(ran) else "two kinds"
                 lines.append(f"| {name} | {ran['seed']} | {dtype} | {told} | {changes(ran, advertised)} |")
+    if alone:
+        lines += ["", f"Not paired, for no repaired form of that seed was computed in the same dtype: {'; '.join(alone)}."]
     return [*lines, "", *(again_table(rows, again) if again else [])]
 
 
