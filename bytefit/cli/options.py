@@ -40,7 +40,10 @@ def add_verb(verbs: Verbs, name: str, examples: str, summary: str | None = None)
 
 
 def add_recipe_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("recipe", help=f"{', '.join(SYSTEMS)}; or pocket; NAME{AS_SUBMITTED} is a contest system as it really ran")
+    verb.add_argument(
+        "recipe",
+        help=f"{', '.join(SYSTEMS)}; or pocket; NAME{AS_SUBMITTED} is a contest system as it really ran; or a .json file, as every run has",
+    )
     verb.add_argument("--size", help="full, lab or tiny (default: lab)")
     verb.add_argument("--bytes", type=int, metavar="N", help="most bytes of the artifact, and of the code where that counts")
     verb.add_argument("--count-code", action="store_true", help="leave room in --bytes for the code of a submission (docs/submission.md)")
@@ -51,7 +54,7 @@ def add_recipe_options(verb: argparse.ArgumentParser) -> None:
 
 
 def recipe_of(options: argparse.Namespace) -> Recipe:
-    """The named recipe with the options' replacements. Raises UserError."""
+    """The recipe that is named, or lies in the file, with the options' replacements. Raises UserError."""
     recipe = find_recipe(options.recipe, options.size)
     if options.seconds is not None and options.steps is not None:
         raise UserError("give --seconds or --steps, not both")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from bytefit.errors import UserError
 from bytefit.recipes import baseline, pocket, pr128, pr578, pr693, pr1171
-from bytefit.recipes.recipe import Recipe
+from bytefit.recipes.recipe import Recipe, read_recipe
 from bytefit.recipes.sizes import LAB, TINY, Known, scaled
 
 Sizes = Mapping[str, Callable[[], Recipe]]
@@ -44,14 +45,20 @@ RECIPES: dict[str, Sizes] = {
 
 
 def find_recipe(name: str, size: str | None = None) -> Recipe:
-    """The named recipe at a size (without one: ``lab``).
+    """The named recipe at a size (without one: ``lab``); of a ``.json`` file, the recipe that it holds.
 
     Raises:
-        UserError: unknown name or size; lists the known ones.
+        UserError: unknown name or size; lists the known ones. A file that holds no recipe, or a size beside a file.
     """
+    if name.endswith(".json"):
+        if size is not None:
+            raise UserError(f"{name} holds a recipe of one size; leave out --size {size}")
+        return read_recipe(Path(name))
     if name not in RECIPES:
         known = [known for known in RECIPES if not known.endswith(AS_SUBMITTED)]
-        raise UserError(f"unknown recipe {name!r}; known recipes: {', '.join(known)}; the contest's also as NAME{AS_SUBMITTED}")
+        raise UserError(
+            f"unknown recipe {name!r}; known recipes: {', '.join(known)}; the contest's also as NAME{AS_SUBMITTED}; or name a .json file"
+        )
     sizes = RECIPES[name]
     wanted = size or "lab"
     if wanted not in sizes:

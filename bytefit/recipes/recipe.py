@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from bytefit.artifact.pack import PackConfig
 from bytefit.config import from_json, to_json
 from bytefit.data.tokenizer import TokenizerConfig
 from bytefit.errors import UserError
+from bytefit.files import read_json
 from bytefit.model.language_model import ModelConfig
 from bytefit.quant.calibrate import CalibrationConfig
 from bytefit.score.adapt import Adapt, CodedProtocol, DocumentLora
@@ -74,7 +76,7 @@ class Recipe:
     """Everything that decides a run, besides the text and the machine.
 
     Attributes:
-        name, size: which recipe function made it.
+        name, size: which recipe function made it; both are part of a run folder's name.
         tokenizer: trained when the dataset is built for this run; a given dataset keeps its own.
         model: its ``vocab_size`` is replaced by the dataset's when the run starts.
         calibrate: what the rounding learns about the matrices' inputs; None where it needs nothing.
@@ -91,6 +93,8 @@ class Recipe:
     score: ScoreConfig
 
     def __post_init__(self) -> None:
+        if self.name in ("", ".", "..") or Path(self.name).name != self.name:
+            raise ValueError(f"name {self.name!r} must be a word without slashes")
         if not 0 <= self.seed < 1 << 63:
             raise ValueError(f"seed {self.seed} must lie in 0..2^63 - 1")
         if self.pack.quant.needs_inputs and self.calibrate is None:
@@ -100,6 +104,19 @@ class Recipe:
         longest = max(self.train.seq_len, self.score.window, self.score.adapt.window if self.score.adapt is not None else 0)
         if longest > self.model.context:
             raise ValueError(f"model.context {self.model.context} is shorter than the longest window ({longest} tokens); raise it")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """From a file in which ``to_json`` of one stands, as ``recipe.json`` of every run.
+
+    Raises:
+        UserError: it cannot be read, or is not of a recipe of this version.
+    """
+    record = read_json(path)
+    try:
+        return from_json(Recipe, record)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def as_written_now(record: Any) -> Any:

@@ -13,12 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from bytefit.config import first_difference, from_json, to_json
+from bytefit.config import first_difference, to_json
 from bytefit.data.dataset import Dataset
 from bytefit.errors import UserError
 from bytefit.files import read_json, write_json
 from bytefit.progress import say
-from bytefit.recipes.recipe import Recipe, as_written_now
+from bytefit.recipes.recipe import Recipe, as_written_now, read_recipe
 from bytefit.train.checkpoint import load_checkpoint
 from bytefit.train.machine import describe_machine
 
@@ -97,10 +97,7 @@ class RunFolder:
         """Raises UserError where this is not a run folder, or the recipe does not fit this version."""
         if not self.recipe.exists():
             raise UserError(f"{self.path} is not a run folder (no recipe.json); make one with: bytefit run RECIPE --out {self.path}")
-        try:
-            return from_json(Recipe, read_json(self.recipe))
-        except UserError as error:
-            raise UserError(f"{self.recipe}: {error}") from None
+        return read_recipe(self.recipe)
 
     def training_finished(self) -> bool:
         state = self.checkpoint / "state.json"
