@@ -28,7 +28,7 @@ from tests.hub.conftest import NAME, contest_hub, fake_hub  # noqa: F401
 from tests.hub.fake_hub import FakeHub
 
 # Twelve steps: the last of them have less than a fifth of the learning rate, where snapshots are taken.
-QUICK = ["--size", "tiny", "--steps", "12", "--set", "score.max_bytes=1500", "--set", "score.proof_bytes=100"]
+QUICK = ["--steps", "12", "--set", "score.max_bytes=1500", "--set", "score.proof_bytes=100"]
 SIZES = {"--size", "--seconds", "--steps", "--bytes"}  # options of run and train that say how large it gets
 SHELL = {"|", ">", "&&"}
 ELSEWHERE = {
@@ -73,7 +73,8 @@ def quick(words: list[str]) -> list[str]:
         else:
             kept.append(words[i])
         i += 1
-    return [*kept, *QUICK, *([] if "--bytes" in kept or not counts_code else ["--bytes", "110000"])]
+    size = [] if words[1].endswith(".json") else ["--size", "tiny"]  # a file has its own
+    return [*kept, *size, *QUICK, *([] if "--bytes" in kept or not counts_code else ["--bytes", "110000"])]
 
 
 def run_one(command: str, folder: Path, hub: str | None) -> None:
