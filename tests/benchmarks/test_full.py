@@ -29,6 +29,17 @@ def test_an_artifact_s_settings_fit_the_recipe(name) -> None:
     assert recipe.score.adapt is None or recipe.score.adapt.chunk_tokens == recipe.train.seq_len
 
 
+def test_an_artifact_is_scored_on_all_of_a_short_text(dataset, monkeypatch) -> None:
+    """The audit fails a contest-size run that scores a part of the split; all of a long one would take days."""
+    import full_artifact
+
+    assert not any("max_bytes" in setting for setting in full_artifact.settings_of("baseline", 30))
+    full_artifact.check(dataset.folder)
+    monkeypatch.setattr(full_artifact, "MOST_BYTES", 100)
+    with pytest.raises(SystemExit, match="at most 100"):
+        full_artifact.check(dataset.folder)
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_the_few_steps_have_a_learning_rate(name) -> None:
     from full_size import STEPS, settings_of
