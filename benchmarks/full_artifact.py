@@ -1,6 +1,6 @@
 """Contest-size recipes from training to proof on a CPU: briefly trained weights in at most 16,000,000 bytes, loaded, scored, restored.
 
-    zstd -dc val.jsonl.zst | head -n 5 > few.jsonl
+    zstd -dc val.jsonl.zst | awk 'length < 10000' | head -n 13 > few.jsonl
     bytefit data build train-*.jsonl.zst --val few.jsonl --vocab 2048 --out few
     python benchmarks/full_artifact.py --data few --steps 40
 
