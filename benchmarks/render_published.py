@@ -70,7 +70,7 @@ def published_section(published: Record, rows: list[Record], stale: Callable[[li
         f"The contest's figures (`benchmarks/results/published.json`, with their sources): {published['machine']}, FineWeb, 16,000,000 "
         "bytes. Ours: the table of systems above, two cores, 300 s, 1,000,000 bytes. *As submitted* is what really ran there, so that its "
         "figures are the like ones; *repaired* runs what the pages advertise. Levels cannot be compared; what each step of a system "
-        "changes can, and places as far as rows are apart: seeds of one system are up to 0.05 apart "
+        "changes can, and places as far as rows are apart: seeds of one system are up to 0.07 apart "
         f"([log](log.md#the-contests-systems-at-lab-size)). A change under {NOTHING} counts as none; what a system did not publish is not "
         "here. In parentheses: how many seeds. Places are among those that are measured in that form.",
         "",
